@@ -1,0 +1,96 @@
+"""What the FUSE binding asks of the file system behind it: one protocol and its small structs.
+
+Nothing here knows FUSE. All methods raise ``CloudVergeError`` only, and answer without suspending whenever
+they can. Inodes are returned as they are to be shown (owners already mapped by the owner policy).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from cloudverge_protocol.inodes import Inode
+
+
+class Caller(NamedTuple):
+    """Who made the system call."""
+
+    uid: int
+    gid: int
+    pid: int
+    umask: int
+
+
+class SetattrRequest(NamedTuple):
+    """What chmod, chown, truncate and utimensat ask for; None is left as it is."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class Opened(NamedTuple):
+    """An open file. ``keep_cache``: what the kernel has cached of it is still right."""
+
+    fh: int
+    keep_cache: bool = True
+    direct_io: bool = False
+
+
+class Statfs(NamedTuple):
+    """Room, in units of ``block_bytes`` and in inodes."""
+
+    block_bytes: int
+    blocks: int
+    blocks_free: int
+    inodes: int
+    inodes_free: int
+
+
+class Listed(NamedTuple):
+    """One name of a listing; ``cookie`` continues the listing after it."""
+
+    name: bytes
+    inode: Inode
+    cookie: int
+
+
+class FileSystem(Protocol):
+    """The operations behind the binding. ``parent`` and ``ino`` are inode numbers, names raw bytes."""
+
+    async def lookup(self, parent: int, name: bytes) -> Inode: ...
+    async def forget(self, pairs: Sequence[tuple[int, int]]) -> None: ...
+    async def getattr(self, ino: int) -> Inode: ...
+    async def setattr(self, ino: int, changes: SetattrRequest, ctx: Caller) -> Inode: ...
+    async def readlink(self, ino: int) -> bytes: ...
+    async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: Caller) -> Inode: ...
+    async def mkdir(self, parent: int, name: bytes, mode: int, ctx: Caller) -> Inode: ...
+    async def symlink(self, parent: int, name: bytes, target: bytes, ctx: Caller) -> Inode: ...
+    async def link(self, ino: int, new_parent: int, new_name: bytes) -> Inode: ...
+    async def unlink(self, parent: int, name: bytes) -> None: ...
+    async def rmdir(self, parent: int, name: bytes) -> None: ...
+    async def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int
+    ) -> None: ...
+    async def create(
+        self, parent: int, name: bytes, mode: int, flags: int, ctx: Caller
+    ) -> tuple[int, Inode]: ...
+    async def open(self, ino: int, flags: int, ctx: Caller) -> Opened: ...
+    async def read(self, fh: int, offset: int, size: int) -> bytes: ...
+    async def write(self, fh: int, offset: int, data: bytes) -> int: ...
+    async def flush(self, fh: int) -> None: ...
+    async def release(self, fh: int) -> None: ...
+    async def fsync(self, fh: int, datasync: bool) -> None: ...
+    async def opendir(self, ino: int) -> int: ...
+    async def readdir(self, fh: int, after: int, budget: int) -> Sequence[tuple[bytes, Inode, int]]:
+        """At most ``budget`` names after cookie ``after`` (0: from the start), '.' and '..' among them."""
+
+    async def releasedir(self, fh: int) -> None: ...
+    async def fsyncdir(self, fh: int) -> None: ...
+    async def statfs(self) -> Statfs: ...
+    async def getxattr(self, ino: int, name: bytes) -> bytes: ...
+    async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int) -> None: ...
+    async def listxattr(self, ino: int) -> Sequence[bytes]: ...
+    async def removexattr(self, ino: int, name: bytes) -> None: ...
+    async def access(self, ino: int, mode: int, ctx: Caller) -> bool: ...
