@@ -71,6 +71,10 @@ class Link:
             self._greeted_at = 0.0  # our token had run out: introduce ourselves again, then ask once more
         return await (await self._ready()).call(kind, message, body, timeout_s=timeout_s)
 
+    async def connection(self) -> Connection:
+        """A standing connection, for callers whose calls must leave in the order they are made."""
+        return await self._ready()
+
     async def _ready(self) -> Connection:
         connection = self._connection
         if connection is not None and not connection.closed and not self._greeting_due():
