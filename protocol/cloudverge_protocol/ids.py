@@ -21,6 +21,7 @@ Epoch = NewType("Epoch", int)
 
 PROTOCOL_VERSION: Final = 1
 
+ID_MAX: Final = (1 << 63) - 1  # of every id
 ROOT_INODE: Final = InodeId(1)
 FIRST_FREE_ID: Final = 1024  # ids below are kept for the root and for what is yet to come
 
@@ -32,8 +33,10 @@ NAME_MAX: Final = 255
 SYMLINK_MAX: Final = 4095
 XATTR_NAME_MAX: Final = 255
 XATTR_VALUE_MAX: Final = 65536
+XATTR_TOTAL_MAX: Final = 256 * 1024  # names and values of one inode together
 LINK_MAX: Final = 65000  # of a file; a folder's nlink (2 + sub-folders) is not limited
 FILE_BYTES_MAX: Final = 1 << 60
+REGION_MAX: Final = (FILE_BYTES_MAX - 1) // REGION_BYTES  # the last region a file can have
 
 MAX_FRAME_HEADER_BYTES: Final = 8 * 1024 * 1024
 MAX_FRAME_BODY_BYTES: Final = 8 * 1024 * 1024

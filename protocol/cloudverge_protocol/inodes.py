@@ -8,7 +8,7 @@ import stat
 
 import msgspec
 
-from cloudverge_protocol.ids import ChunkId, DentryId, InodeId, Seq
+from cloudverge_protocol.ids import ROOT_INODE, ChunkId, DentryId, InodeId, Seq
 
 
 class Inode(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -75,3 +75,9 @@ class Extent(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 Extents = tuple[Extent, ...]  # of one file or one region of it: sorted by offset, never overlapping
+
+
+def root_inode(now_ns: int, mode: int = 0o755, uid: int = 0, gid: int = 0) -> Inode:
+    """The root folder of a new space; it is its own parent and has no dentry."""
+    mode = stat.S_IFDIR | (mode & 0o7777)
+    return Inode(ROOT_INODE, mode, uid, gid, 2, 0, now_ns, now_ns, now_ns, now_ns, parent=ROOT_INODE)
