@@ -1,0 +1,58 @@
+"""What the names side needs to know of the session: who we are, what we may do, and how much room there is.
+
+The session object of the process satisfies this; simulations bring their own.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from cloudverge_protocol.ids import EntryNumber, Epoch, Incarnation, Seq, SessionId, SpaceId
+
+
+class Rights(Protocol):
+    """The session as the names side sees it; attributes change when the session is opened again."""
+
+    @property
+    def cluster(self) -> str: ...
+    @property
+    def history(self) -> str: ...
+    @property
+    def space(self) -> SpaceId: ...
+    @property
+    def session(self) -> SessionId: ...
+    @property
+    def incarnation(self) -> Incarnation: ...
+    @property
+    def lease_epoch(self) -> Epoch: ...
+    @property
+    def read_only(self) -> bool: ...
+    @property
+    def seq(self) -> Seq:
+        """The seq of the space when the session was opened."""
+
+    @property
+    def high_water(self) -> Mapping[Incarnation, EntryNumber]:
+        """Of each incarnation of this session not closed yet, as of the last opening."""
+
+    @property
+    def quota_bytes(self) -> int: ...
+    @property
+    def quota_inodes(self) -> int: ...
+    @property
+    def used_bytes(self) -> int: ...
+    @property
+    def used_inodes(self) -> int: ...
+    @property
+    def free_bytes(self) -> int: ...
+
+    def take_id(self) -> int:
+        """One id of the local range; raises Unavailable when it is empty."""
+
+    async def ensure_ids(self, count: int) -> None:
+        """Wait until that many ids can be taken; raises Unavailable."""
+
+    def note_use(self, used_bytes: int, used_inodes: int) -> None:
+        """A batch reply has told the space's use."""
+
+    def on_reopened(self, callback: Callable[[], None]) -> None:
+        """Call this whenever the session has been opened again: there is a new incarnation."""
