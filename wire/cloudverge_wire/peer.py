@@ -1,0 +1,420 @@
+"""One accepted frame connection: HELLO first, then requests, answered in any order.
+
+Order of the checks, which is the point of this module: the first 24 bytes must announce a small HELLO before
+anything is allocated or decoded for the caller; the token is verified before the next frame is looked at; and
+each later request is checked against the authority's end before its header is decoded. All refusals of a
+caller without a valid token are the same frame with the same message.
+
+Bounds: at most ``IN_FLIGHT`` requests and ``IN_FLIGHT_BYTES`` of their bodies and expected replies are under
+way; beyond that, or while the caller does not take its replies, nothing more is read from it. So a connection
+costs at most IN_FLIGHT_BYTES + WRITE_HIGH_BYTES + one frame. A caller that takes nothing for ``STALL_S`` is cut.
+
+Requests are handed on in arrival order by a plain call; what comes back may be the answer itself (no task), or
+an awaitable (run as a task). Tasks of a lost connection run to their end: half a request is worse than one
+that nobody hears of.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+import structlog
+
+from cloudverge_protocol import codec
+from cloudverge_protocol.checksum import Buffer, crc32c
+from cloudverge_protocol.errors import CloudVergeError, Code, Denied, ProtocolFault, Unavailable
+from cloudverge_protocol.frames import PREFIX, PREFIX_BYTES, Frame, FrameReader
+from cloudverge_protocol.ids import MAX_READ_BYTES, PROTOCOL_VERSION
+from cloudverge_protocol.messages import Empty, ErrorReply, FrameType, Hello, HelloReply, Message, Read
+
+Answer = tuple[Message, Sequence[Buffer]]
+
+UNAUTHORIZED_MESSAGE = "a valid token is required"
+HELLO_WITHIN_S = 10.0
+HELLO_HEADER_BYTES = 16 * 1024
+AUTHENTICATE_WITHIN_S = 10.0
+IN_FLIGHT = 256
+IN_FLIGHT_BYTES = 32 * 1024 * 1024
+WRITE_HIGH_BYTES = 8 * 1024 * 1024
+STALL_S = 60.0
+LINGER_S = 1.0
+_COALESCE_BYTES = 16 * 1024  # a body up to this is copied behind its header: one buffer, one send
+
+log = structlog.get_logger("cloudverge.wire")
+
+
+if TYPE_CHECKING:
+    Handle = Callable[["Peer", FrameType, Message, memoryview], Answer | Awaitable[Answer] | None]
+    Authenticate = Callable[[Hello], Awaitable[object]]
+
+
+def is_small_hello(prefix: Buffer) -> bool:
+    """Whether the first 24 bytes of a connection announce a HELLO of acceptable size."""
+    kind, flags, _, header_bytes, body_bytes, _, crc = PREFIX.unpack(prefix)
+    if crc != crc32c(memoryview(prefix)[: PREFIX_BYTES - 4]):
+        return False
+    return kind == FrameType.HELLO and not flags and not body_bytes and header_bytes <= HELLO_HEADER_BYTES
+
+
+def cost_of(frame: Frame, message: Message) -> int:
+    """Bytes that a request holds until it is answered: its own, and those of the reply it asks for."""
+    wanted = min(max(message.length, 0), MAX_READ_BYTES) if isinstance(message, Read) else 0
+    return len(frame.header) + len(frame.body) + wanted
+
+
+def write_frame(transport: asyncio.Transport, head: bytes, body: Sequence[Buffer]) -> None:
+    """Send a frame; large bodies are handed to the transport as they are, without a copy of ours."""
+    if not body:
+        transport.write(head)
+    elif sum(map(len, body)) <= _COALESCE_BYTES:
+        transport.write(b"".join((head, *body)))
+    else:
+        transport.writelines((head, *body))
+
+
+class Peer(asyncio.BufferedProtocol):
+    """One caller. Handlers use ``identity``, ``address``, ``reply``, ``fail``, ``drained`` and ``close``."""
+
+    def __init__(
+        self,
+        authenticate: "Authenticate",
+        hello_reply: Callable[[], HelloReply],
+        handle: "Handle",
+        peers: "set[Peer]",
+    ) -> None:
+        self._authenticate, self._hello_reply, self._handle = authenticate, hello_reply, handle
+        self._peers = peers
+        self.identity: object | None = None
+        self.hello: Hello | None = None
+        self.address = "?"
+        self._authority_ends_s: float | None = None
+        self._transport: asyncio.Transport | None = None
+        self._reader = FrameReader()
+        self._first: memoryview | None = memoryview(bytearray(PREFIX_BYTES))  # until judged
+        self._first_bytes = 0
+        self._tasks: set[asyncio.Future[Answer]] = set()
+        self._greeting: asyncio.Task[None] | None = None
+        self._in_flight = self._in_flight_bytes = 0
+        self._reading = self._writing = True
+        self._parting = False  # refused or closing: input is thrown away
+        self._resumed: asyncio.Future[None] | None = None
+        self._hello_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._idle: asyncio.Event = asyncio.Event()
+        self._idle.set()
+
+    # --- for handlers ---------------------------------------------------------------------------------
+
+    def reply(self, kind: int, request_id: int, message: Message, body: Sequence[Buffer] = ()) -> None:
+        """Answer a request; a caller that has gone is no error. ``body`` must not change afterwards."""
+        head = codec.encode_reply(kind, request_id, message, sum(map(len, body)))
+        if self._transport is not None and not self._transport.is_closing() and not self._parting:
+            write_frame(self._transport, head, body)
+
+    def fail(self, kind: int, request_id: int, error: CloudVergeError, retry_after_s: float = 0.0) -> None:
+        """Answer a request with an error."""
+        if self._transport is not None and not self._transport.is_closing() and not self._parting:
+            reply = ErrorReply(error.code, error.message, retry_after_s or error.retry_after_s)
+            self._transport.write(codec.encode_error(kind, request_id, reply))
+
+    async def drained(self) -> None:
+        """Wait until the caller has taken enough of its replies; raises Unavailable if it is gone."""
+        while not self._writing:
+            if self._resumed is None:
+                self._resumed = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._resumed)
+        if self.closed:
+            raise Unavailable(Code.UNREACHABLE, f"{self.address} is gone")
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more can be sent to this caller."""
+        return self._transport is None or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Send what is buffered, then close."""
+        if self._transport is not None:
+            self._transport.close()
+
+    async def finish(self, grace_s: float) -> None:
+        """Take no more requests, let those under way be answered, then close; cut off after ``grace_s``."""
+        self._parting_after_replies()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._idle.wait()
+        except TimeoutError:
+            for task in self._tasks:
+                task.cancel()
+        self.close()
+
+    # --- asyncio's side -------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast("asyncio.Transport", transport)  # uvloop's are not subclasses
+        self._transport = transport
+        name = transport.get_extra_info("peername")
+        self.address = f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)
+        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        self._hello_timer = asyncio.get_running_loop().call_later(HELLO_WITHIN_S, self.refuse)
+        self._peers.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._peers.discard(self)
+        for timer in (self._hello_timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
+        if self._greeting is not None:
+            self._greeting.cancel()
+        self._transport = None
+        self._writing = True
+        self._wake_drained()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._parting:
+            return memoryview(bytearray(PREFIX_BYTES * 1024))
+        if self._first is not None:
+            return self._first[self._first_bytes :]
+        return self._reader.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._parting:
+            return
+        if self._first is not None:
+            self._first_bytes += nbytes
+            if self._first_bytes == PREFIX_BYTES:
+                self._judge_first(self._first)
+            return
+        self._reader.buffer_updated(nbytes)
+        self._advance()
+
+    def eof_received(self) -> bool:
+        if self.identity is None and not self._parting and self._greeting is None:
+            self.refuse()
+        return False
+
+    def pause_writing(self) -> None:
+        self._writing = False
+        self._watch_for_stall(-1)
+        self._set_reading(False)
+
+    def resume_writing(self) -> None:
+        self._writing = True
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+        self._wake_drained()
+        asyncio.get_running_loop().call_soon(self._advance)
+
+    # --- frames ---------------------------------------------------------------------------------------
+
+    def _judge_first(self, prefix: memoryview) -> None:
+        self._first = None
+        if not is_small_hello(prefix):
+            self.refuse()
+            return
+        self._reader.get_buffer()[:PREFIX_BYTES] = prefix
+        self._reader.buffer_updated(PREFIX_BYTES)
+        self._advance()
+
+    def _held(self) -> bool:
+        """Whether the next request must wait."""
+        return (
+            not self._writing
+            or self._greeting is not None
+            or self._in_flight >= IN_FLIGHT
+            or self._in_flight_bytes >= IN_FLIGHT_BYTES
+        )
+
+    def _advance(self) -> None:
+        if self._transport is None:
+            return
+        try:
+            while not self._parting and not self._held() and (frame := self._reader.next_frame()) is not None:
+                self._take(frame)
+        except ProtocolFault as fault:
+            self._lose_framing(fault)
+        self._set_reading(self._parting or not self._held())
+
+    def _set_reading(self, wanted: bool) -> None:
+        if wanted != self._reading and self._transport is not None and not self._transport.is_closing():
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _take(self, frame: Frame) -> None:
+        if frame.type == FrameType.HELLO:
+            self._greet(frame)
+        elif self.identity is None:
+            self.refuse(frame.type, frame.request_id)
+        elif self._authority_has_ended():
+            self.fail(frame.type, frame.request_id, Denied(Code.UNAUTHORIZED, UNAUTHORIZED_MESSAGE))
+        else:
+            self._serve(frame)
+
+    def _authority_has_ended(self) -> bool:
+        return self._authority_ends_s is not None and time.time() >= self._authority_ends_s
+
+    def _serve(self, frame: Frame) -> None:
+        try:
+            kind, message = codec.decode_request(frame)
+            if kind is FrameType.PING:
+                self.reply(kind, frame.request_id, Empty())
+                return
+            answer = self._handle(self, kind, message, frame.body)
+        except Exception as error:
+            self._fail_with(frame.type, frame.request_id, error)
+            return
+        if answer is None:
+            return
+        if isinstance(answer, tuple):
+            self._answer(kind, frame.request_id, answer)
+            return
+        self._run(kind, frame.request_id, cost_of(frame, message), answer)
+
+    def _run(self, kind: FrameType, request_id: int, cost: int, work: Awaitable[Answer]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        self._in_flight += 1
+        self._in_flight_bytes += cost
+        self._idle.clear()
+        task.add_done_callback(partial(self._done, kind, request_id, cost))
+
+    def _done(self, kind: FrameType, request_id: int, cost: int, task: "asyncio.Future[Answer]") -> None:
+        was_held = self._held()
+        self._tasks.discard(task)
+        self._in_flight -= 1
+        self._in_flight_bytes -= cost
+        if task.cancelled():
+            self.fail(kind, request_id, Unavailable(Code.UNAVAILABLE, "the server is stopping: try again"))
+        elif (error := task.exception()) is not None:
+            self._fail_with(kind, request_id, error)
+        else:
+            self._answer(kind, request_id, task.result())
+        if not self._in_flight:
+            self._idle.set()
+        if was_held:
+            self._advance()
+
+    def _answer(self, kind: FrameType, request_id: int, answer: Answer) -> None:
+        try:
+            self.reply(kind, request_id, *answer)
+        except Exception as error:
+            self._fail_with(kind, request_id, error)
+
+    def _fail_with(self, kind: int, request_id: int, error: BaseException) -> None:
+        if not isinstance(error, CloudVergeError):
+            log.error("request failed", frame_type=kind, peer=self.address, exc_info=error)
+            error = Unavailable(Code.INTERNAL, "internal error: the server's log has the details")
+        self.fail(kind, request_id, error)
+
+    # --- HELLO and its refusal ------------------------------------------------------------------------
+
+    def _greet(self, frame: Frame) -> None:
+        try:
+            _, hello = codec.decode_request(frame)
+        except ProtocolFault:
+            self.refuse(frame.type, frame.request_id)
+            return
+        assert isinstance(hello, Hello)
+        if hello.version != PROTOCOL_VERSION:
+            self._refuse_with(frame.type, frame.request_id, _version_fault(hello.version))
+            return
+        self._greeting = asyncio.ensure_future(self._admit(frame.request_id, hello))
+
+    async def _admit(self, request_id: int, hello: Hello) -> None:
+        kind = FrameType.HELLO
+        try:
+            async with asyncio.timeout(AUTHENTICATE_WITHIN_S):
+                identity = await self._authenticate(hello)
+            reply = self._hello_reply()
+            _check_same_cluster(hello, reply)
+        except TimeoutError:
+            late = Unavailable(Code.TIMEOUT, "the token could not be checked in time: try again")
+            self._refuse_with(kind, request_id, late)
+        except CloudVergeError as error:
+            self._refuse_with(kind, request_id, error)
+        except Exception as error:
+            log.error("authentication failed unexpectedly", peer=self.address, exc_info=error)
+            self._refuse_with(kind, request_id, Unavailable(Code.INTERNAL, "internal error"))
+        else:
+            self._welcome(hello, identity)
+            self.reply(kind, request_id, reply)
+        finally:
+            self._greeting = None
+            asyncio.get_running_loop().call_soon(self._advance)
+
+    def _welcome(self, hello: Hello, identity: object) -> None:
+        self.hello, self.identity = hello, identity
+        self._authority_ends_s = getattr(identity, "exp", None)
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
+            self._hello_timer = None
+
+    def refuse(self, kind: int = FrameType.HELLO, request_id: int = 0) -> None:
+        """Say the one thing that a caller without a valid token is told, and part."""
+        self._refuse_with(kind, request_id, Denied(Code.UNAUTHORIZED, UNAUTHORIZED_MESSAGE))
+
+    def _refuse_with(self, kind: int, request_id: int, error: CloudVergeError) -> None:
+        if error.code == Code.UNAUTHORIZED:
+            error = Denied(Code.UNAUTHORIZED, UNAUTHORIZED_MESSAGE)
+        self.identity = None
+        self.fail(kind, request_id, error)
+        self._part()
+
+    def _lose_framing(self, fault: ProtocolFault) -> None:
+        if self.identity is None:
+            self.refuse()
+        else:
+            self.fail(0, 0, fault)
+            self._part()
+
+    def _part(self) -> None:
+        """Close in a way that lets the last reply arrive: a close with unread input would reset the connection."""
+        if self._transport is None or self._parting or self._transport.is_closing():
+            return
+        self._parting = True
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+            self._set_reading(True)
+            asyncio.get_running_loop().call_later(LINGER_S, self.close)
+        else:
+            self._transport.close()
+
+    def _parting_after_replies(self) -> None:
+        self._in_flight_bytes += IN_FLIGHT_BYTES  # held for good: nothing more is taken
+        self._set_reading(False)
+
+    # --- a caller that does not take its replies ------------------------------------------------------
+
+    def _watch_for_stall(self, last_bytes: int) -> None:
+        if self._transport is None or self._writing:
+            return
+        waiting = self._transport.get_write_buffer_size()
+        if waiting == last_bytes:
+            log.warning("caller takes no replies, cut off", peer=self.address, waiting_bytes=waiting)
+            self._transport.abort()
+            return
+        self._stall_timer = asyncio.get_running_loop().call_later(STALL_S, self._watch_for_stall, waiting)
+
+    def _wake_drained(self) -> None:
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
+        self._resumed = None
+
+
+def _version_fault(version: int) -> ProtocolFault:
+    return ProtocolFault(
+        Code.VERSION,
+        f"this server speaks protocol version {PROTOCOL_VERSION}, the caller {version}: upgrade the older one",
+    )
+
+
+def _check_same_cluster(hello: Hello, ours: HelloReply) -> None:
+    if hello.cluster and hello.cluster != ours.cluster:
+        raise ProtocolFault(Code.WRONG_CLUSTER, f"this server belongs to cluster {ours.cluster}")
+    if hello.history and hello.history != ours.history:
+        raise ProtocolFault(Code.WRONG_HISTORY, f"this cluster's history is now {ours.history}")
