@@ -1,0 +1,78 @@
+"""Serve a MemoryFiles at a mountpoint: ``serve.py MOUNTPOINT FAULTS``, until it is unmounted.
+
+FAULTS is a file whose words say what should go wrong: ``raise:OPERATION``, ``hang:OPERATION``. It need not exist.
+``ready`` and the CPU time at the end go to stdout.
+"""
+
+import contextlib
+import functools
+import os
+import sys
+import time
+from pathlib import Path
+
+import pyfuse3
+import trio
+from memoryfiles import MemoryFiles
+
+from cloudverge_mount import logs, shim
+from cloudverge_mount.binding import Binding
+
+
+class Faulty:
+    """A file system that fails as the fault file says."""
+
+    def __init__(self, files: MemoryFiles, faults: Path) -> None:
+        self._files = files
+        self._faults = faults
+
+    def __getattr__(self, operation: str):
+        return functools.partial(self._run, operation, getattr(self._files, operation))
+
+    async def _run(self, operation, function, *arguments):
+        faults = ""
+        with contextlib.suppress(FileNotFoundError):
+            faults = self._faults.read_text()
+        words = faults.split()
+        if f"raise:{operation}" in words:
+            raise RuntimeError(f"{operation} was told to fail")
+        if f"hang:{operation}" in words:
+            await trio.sleep_forever()
+        return await function(*arguments)
+
+
+async def serve(mountpoint: str, faults: Path, patience_s: float) -> None:
+    files = MemoryFiles(os.getuid(), os.getgid())
+    workers = shim.Workers(patience_s)
+    binding = Binding(Faulty(files, faults) if str(faults) != "-" else files, workers)
+    options = {"default_permissions", "fsname=memory"}
+    if os.getuid() == 0:
+        options |= {"suid", "dev", "allow_other"}
+    pyfuse3.init(binding, mountpoint, options)
+    print("ready", flush=True)
+    started = time.process_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(workers.watch_deadlines, 0.1)
+        nursery.start_soon(beat)
+        shim.install(workers)
+        await pyfuse3.main(min_tasks=2, max_tasks=99)
+        shim.uninstall(workers)
+        nursery.cancel_scope.cancel()
+    pyfuse3.close(unmount=False)
+    print("cpu_s", time.process_time() - started, "longest_pause_s", max(PAUSES, default=0.0), flush=True)
+
+
+PAUSES: list[float] = []
+
+
+async def beat() -> None:
+    """Measure how long another task of the loop has to wait for its turn."""
+    while True:
+        before = trio.current_time()
+        await trio.sleep(0.01)
+        PAUSES.append(trio.current_time() - before - 0.01)
+
+
+if __name__ == "__main__":
+    logs.set_up()
+    trio.run(serve, sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 29.0)
