@@ -45,7 +45,7 @@ def bring_up(root: Path, wish: Wish) -> Report:
     folder.make()
     with wait_for_lock(folder.up_lock, _LOCK_LIMIT_S):
         supervisor = holder_of(folder.supervisor_lock)
-        _settle(folder, wish, is_running=supervisor is not None)
+        settle_folder(folder, wish, is_running=supervisor is not None)
         request = Request(secrets.token_hex(8))
         write_json(folder.request_file, request)
         if supervisor is None or not _ask_running(folder, supervisor, request):
@@ -69,7 +69,7 @@ def bring_down(root: Path) -> bool:
     return supervisor is not None
 
 
-def _settle(folder: Folder, wish: Wish, is_running: bool) -> None:
+def settle_folder(folder: Folder, wish: Wish, is_running: bool) -> None:
     """Bring settings, secrets and ports on disk in line with the wish."""
     old = Settings.load(folder)
     given = external_dsn()
