@@ -32,7 +32,9 @@ def decode(kind: type[T], data: bytes | bytearray | memoryview) -> T:
     try:
         return _decoder(kind).decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolFault(Code.BAD_REQUEST, f"malformed {kind}: {error}") from None
+        raise ProtocolFault(
+            Code.BAD_REQUEST, f"malformed {getattr(kind, '__name__', kind)}: {error}"
+        ) from None
 
 
 def encode_request(kind: FrameType, request_id: int, message: Message, body_bytes: int = 0) -> bytes:

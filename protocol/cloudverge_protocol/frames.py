@@ -29,6 +29,7 @@ _FIXED: Final = struct.Struct("<HHIIII")
 _CRC: Final = struct.Struct("<I")
 PREFIX_BYTES: Final = PREFIX.size
 STAGING_BYTES: Final = 64 * 1024
+MAX_FRAME_BYTES: Final = MAX_FRAME_HEADER_BYTES + MAX_FRAME_BODY_BYTES
 
 FLAG_REPLY: Final = 1
 FLAG_ERROR: Final = 2  # with FLAG_REPLY: the header is an ErrorReply
@@ -65,13 +66,15 @@ class _Prefix(NamedTuple):
     header_crc: int
 
 
-def _parse_prefix(view: memoryview) -> _Prefix:
+def _parse_prefix(view: memoryview, limit_bytes: int) -> _Prefix:
     *fields, crc = PREFIX.unpack(view)
     if crc != crc32c(view[: PREFIX_BYTES - 4]):
         raise ProtocolFault(Code.BAD_FRAME, "frame prefix fails its checksum")
     prefix = _Prefix(*fields)
     if prefix.header_bytes > MAX_FRAME_HEADER_BYTES or prefix.body_bytes > MAX_FRAME_BODY_BYTES:
         raise ProtocolFault(Code.BAD_FRAME, "frame announces more than the limit")
+    if prefix.header_bytes + prefix.body_bytes > limit_bytes:
+        raise ProtocolFault(Code.BAD_FRAME, "frame announces more than this peer may send yet")
     if prefix.flags & ~KNOWN_FLAGS:
         raise ProtocolFault(Code.BAD_FRAME, "frame has unknown flags")
     return prefix
@@ -80,7 +83,8 @@ def _parse_prefix(view: memoryview) -> _Prefix:
 class FrameReader:
     """Turns received bytes into frames; see the module's text for the three calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit_bytes: int = MAX_FRAME_BYTES) -> None:
+        self.limit_bytes = limit_bytes  # of header and body; a server may start low and raise it after HELLO
         self._staging = memoryview(bytearray(STAGING_BYTES))
         self._start = 0  # staged bytes not yet parsed: [start, end)
         self._end = 0
@@ -136,7 +140,7 @@ class FrameReader:
         """Parse a prefix out of the staging buffer and move what follows it into a payload buffer."""
         if self._end - self._start < PREFIX_BYTES:
             return False
-        prefix = _parse_prefix(self._staging[self._start : self._start + PREFIX_BYTES])
+        prefix = _parse_prefix(self._staging[self._start : self._start + PREFIX_BYTES], self.limit_bytes)
         self._start += PREFIX_BYTES
         size = prefix.header_bytes + prefix.body_bytes
         payload = memoryview(bytearray(size))
