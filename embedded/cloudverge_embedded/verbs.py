@@ -30,7 +30,10 @@ def up(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Start a cluster on this machine, or what is missing of it, and wait until it is ready."""
+    """Start a cluster on this machine, or what is missing of it.
+
+    Returns when all is ready. On a running cluster it changes nothing but what is asked for.
+    """
     root = _absolute(folder)
     report = bring_up(root, Wish(chunkservers, replicas, restart))
     if as_json:
