@@ -179,15 +179,19 @@ class Noop(pyfuse3.Operations):
         return list(self.nodes[ino].xattrs)
 
 
-def main():
-    with contextlib.suppress(ImportError, AttributeError):
+async def serve():
+    with contextlib.suppress(ImportError):
         from cloudverge_mount import shim
 
-        shim.install()
+        shim.install(shim.Workers())
+    await pyfuse3.main()
+
+
+def main():
     options = {*pyfuse3.default_options, "fsname=noop", "default_permissions"}
     pyfuse3.init(Noop(), sys.argv[1], options)
     try:
-        trio.run(pyfuse3.main)
+        trio.run(serve)
     finally:
         pyfuse3.close(unmount=True)
 
