@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from cloudverge_chunkserver.recovery import Recovered
-from cloudverge_chunkserver.sidecar import Header, Log, Table, blocks_in, encode_fence, encode_record
+from cloudverge_chunkserver.sidecar import Crcs, Header, Log, Table, blocks_in, encode_fence, encode_record
 from cloudverge_protocol.checksum import Buffer, crc32c, split_at_blocks
 from cloudverge_protocol.ids import BLOCK_BYTES, ChunkId, Epoch
 
@@ -29,7 +29,7 @@ class View(NamedTuple):
     """What can be read of a chunk at one moment: [0, length), one CRC per block, the last block cut at length."""
 
     length: int
-    crcs: "array[int]"  # may have grown since: only those of blocks finished at ``length`` count
+    crcs: Crcs  # may have grown since: only those of blocks finished at ``length`` count
     tail: int  # CRC of the unfinished block, if there is one
 
     def crc_of(self, block: int) -> int:
@@ -40,7 +40,7 @@ class View(NamedTuple):
         """How many bytes ``block`` has."""
         return min(self.length - block * BLOCK_BYTES, BLOCK_BYTES)
 
-    def all_crcs(self) -> "array[int]":
+    def all_crcs(self) -> Crcs:
         """One CRC per block, as a table wants them."""
         finished = self.length // BLOCK_BYTES
         return self.crcs[:finished] + array("I", [self.tail] * (blocks_in(self.length) - finished))
@@ -98,7 +98,7 @@ class OpenChunk:
     log_crc: int
     epoch: Epoch
     length: int = 0
-    crcs: "array[int]" = field(default_factory=lambda: array("I"))
+    crcs: Crcs = field(default_factory=lambda: array("I"))
     tail: int = 0
     durable: int = 0
     log_durable: int = 0

@@ -20,7 +20,7 @@ from cloudverge_chunkserver.disk import Part, fault_of
 from cloudverge_chunkserver.links import Links
 from cloudverge_chunkserver.reading import Span, bad_in_span
 from cloudverge_chunkserver.replicas import Replicas, ReplicaStatus
-from cloudverge_chunkserver.sidecar import Header, Table, blocks_in, encode_table
+from cloudverge_chunkserver.sidecar import Crcs, Header, Table, blocks_in, encode_table
 from cloudverge_protocol.checksum import crc32c
 from cloudverge_protocol.errors import ChunkFault, CloudVergeError, Code, Denied
 from cloudverge_protocol.ids import BLOCK_BYTES, CHUNK_BYTES, ChunkId
@@ -75,8 +75,8 @@ class Fetcher:
 
     # --- copying ----------------------------------------------------------------------------------------
 
-    async def _copy(self, wanted: ReplicaFetch, own: SealedChunk | None) -> "array[int]":
-        crcs: array[int] = array("I")
+    async def _copy(self, wanted: ReplicaFetch, own: SealedChunk | None) -> Crcs:
+        crcs: Crcs = array("I")
         await self._workers.run(self._write, wanted.chunk, 0, memoryview(b""))
         for first in range(0, blocks_in(wanted.length), PIECE_BLOCKS):
             start = first * BLOCK_BYTES
@@ -153,7 +153,7 @@ class Fetcher:
 
     # --- taking its place -------------------------------------------------------------------------------
 
-    async def _adopt(self, wanted: ReplicaFetch, crcs: "array[int]", held: Chunk | None) -> None:
+    async def _adopt(self, wanted: ReplicaFetch, crcs: Crcs, held: Chunk | None) -> None:
         header = Header(wanted.chunk, wanted.space, wanted.epoch, max(wanted.length, CHUNK_BYTES))
         table = Table(header, wanted.length, crcs)
         before = await self._workers.run(self._replace, table)

@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cloudverge_chunkserver.sidecar import Log, Record
+from cloudverge_chunkserver.sidecar import Crcs, Log, Record
 from cloudverge_protocol.checksum import Buffer, crc32c
 from cloudverge_protocol.ids import BLOCK_BYTES
 
@@ -34,7 +34,7 @@ class Recovered:
     """
 
     length: int
-    crcs: array[int]
+    crcs: Crcs
     tail: int
     durable: int
     closed: bool

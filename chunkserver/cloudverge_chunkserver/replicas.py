@@ -18,7 +18,7 @@ from cloudverge_chunkserver.chunks import BrokenChunk, OpenChunk, SealedChunk, S
 from cloudverge_chunkserver.commits import Commits, Workers
 from cloudverge_chunkserver.disk import Part, fault_of
 from cloudverge_chunkserver.reading import Span, bad_in_span
-from cloudverge_chunkserver.sidecar import Table, encode_table
+from cloudverge_chunkserver.sidecar import Crcs, Table, encode_table
 from cloudverge_chunkserver.store import ChunkStore
 from cloudverge_protocol.checksum import crc32c
 from cloudverge_protocol.errors import CloudVergeError, Code, Denied
@@ -145,7 +145,7 @@ class Replicas:
         await self._workers.run(self._tidy, table, surplus)
         self.store.capacity.stored_bytes -= surplus
 
-    async def _crcs_up_to(self, chunk: OpenChunk, length: int) -> "array[int] | None":
+    async def _crcs_up_to(self, chunk: OpenChunk, length: int) -> Crcs | None:
         """One CRC per block of [0, length); None if the block that is cut fails its own."""
         view = chunk.view()
         whole = view.all_crcs()

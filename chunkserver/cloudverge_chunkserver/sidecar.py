@@ -27,10 +27,15 @@ import struct
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cloudverge_protocol.checksum import Buffer, crc32c
 from cloudverge_protocol.ids import BLOCK_BYTES, CHUNK_BYTES, ChunkId, Epoch, SpaceId
+
+if TYPE_CHECKING:
+    Crcs = array[int]
+else:
+    Crcs = array  # which cannot be subscripted at run time before Python 3.12
 
 MAGIC: Final = b"CVCHUNK\x00"
 VERSION: Final = 1
@@ -90,7 +95,7 @@ class Log:
 
     header: Header
     records: tuple[Record, ...]
-    crcs: array[int]
+    crcs: Crcs
     end: int
     crc: int
     clean: bool
@@ -103,7 +108,7 @@ class Table:
 
     header: Header
     length: int
-    crcs: array[int]
+    crcs: Crcs
 
 
 def blocks_in(length: int) -> int:
@@ -165,7 +170,7 @@ class _Scan:
         self.end = HEADER_BYTES
         self.crc = crc
         self.records: list[Record] = []
-        self.crcs: array[int] = array("I")
+        self.crcs: Crcs = array("I")
         self.fence = 0
 
     def step(self) -> bool:
