@@ -35,10 +35,9 @@ NAMES = ["postgres", "auth", "metaserver-1", "chunkserver-1", "chunkserver-2"]
 class Cv:
     """Runs ``cv`` on one folder with stand-ins in the place of the servers."""
 
-    def __init__(self, root: Path, stand_ins: Path) -> None:
+    def __init__(self, root: Path, stand_ins: Path, dsn: str = "") -> None:
         self.root = root
-        self.environment = {**os.environ, "PYTHONPATH": str(stand_ins)}
-        self.environment.pop("CLOUDVERGE_DSN", None)
+        self.environment = {**os.environ, "PYTHONPATH": str(stand_ins), "CLOUDVERGE_DSN": dsn}
 
     def start(self, verb: str, *options: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -65,13 +64,18 @@ class Cv:
 
 
 @pytest.fixture
-def cv(tmp_path):
+def stand_ins(tmp_path: Path) -> Path:
     for name in ("auth", "metaserver", "chunkserver"):
         package = tmp_path / "stand_ins" / f"cloudverge_{name}"
         package.mkdir(parents=True)
         (package / "__init__.py").touch()
         (package / "__main__.py").write_text(SERVER)
-    made = Cv(tmp_path / "cluster", tmp_path / "stand_ins")
+    return tmp_path / "stand_ins"
+
+
+@pytest.fixture
+def cv(tmp_path, stand_ins):
+    made = Cv(tmp_path / "cluster", stand_ins)
     yield made
     made.run("down")
 
@@ -205,3 +209,22 @@ def test_more_replicas_than_chunkservers_are_refused_before_anything_starts(cv):
     done = cv.run("up", "--chunkservers", "1", "--replicas", "2")
     assert done.returncode == 1
     assert "replicas" in done.stderr
+
+
+def test_with_a_database_somebody_else_runs_no_postgres_is_started(cv, stand_ins, tmp_path):
+    dsn = cv.up("--chunkservers", "2")["dsn"]
+    other = Cv(tmp_path / "other", stand_ins, dsn)
+    try:
+        report = other.up("--chunkservers", "2")
+        assert report["dsn"] == dsn
+        assert "postgres" not in pids(report)
+    finally:
+        other.run("down")
+
+
+def test_a_cluster_with_its_own_database_refuses_another(cv):
+    cv.up("--chunkservers", "2")
+    cv.environment["CLOUDVERGE_DSN"] = "postgresql://elsewhere/db"
+    done = cv.run("up")
+    assert done.returncode == 1
+    assert "has a PostgreSQL of its own" in done.stderr
