@@ -115,6 +115,17 @@ def test_an_appended_extent_that_continues_the_last_one_makes_it_longer() -> Non
     assert arithmetic.splice((extent(0, 10),), (extent(10, 5, 1, 10),)) == (extent(0, 15),)
 
 
+def test_what_is_laid_between_two_extents_joins_with_both() -> None:
+    old = (extent(0, 10), extent(10, 10, 2), extent(20, 10, 1, 20))
+    assert arithmetic.splice(old, (extent(10, 10, 1, 10),)) == (extent(0, 30),)
+    assert arithmetic.splice(old, (extent(10, 5, 1, 10),)) == (extent(0, 15), extent(15, 5, 2, 5), old[2])
+    assert arithmetic.splice(old, (extent(15, 5, 1, 15),)) == (
+        old[0],
+        extent(10, 5, 2),
+        extent(15, 15, 1, 15),
+    )
+
+
 def test_nothing_laid_over_a_list_gives_the_same_list() -> None:
     old = (extent(0, 10),)
     assert arithmetic.splice(old, ()) is old
