@@ -23,7 +23,7 @@ def up(
         int | None, typer.Option(min=1, max=64, help="How many; may grow later.", show_default="3")
     ] = None,
     replicas: Annotated[
-        int | None, typer.Option(min=1, max=16, help="Copies of each chunk.", show_default="2")
+        int | None, typer.Option(min=1, max=8, help="Copies of each chunk.", show_default="2")
     ] = None,
     restart: Annotated[
         Restart | None, typer.Option(help="What happens to a child that dies.", show_default="always")
