@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from cloudverge_wire.httperrors import answer_errors
+
 Figures = Callable[[], dict[str, float]]
 
 
@@ -32,6 +34,7 @@ class _Figures(Collector):
 def make_app(figures: Figures, status: Callable[[], dict[str, object]]) -> FastAPI:
     """The application, to be put behind the gate."""
     app = FastAPI(title="CloudVerge chunkserver", openapi_url=None, docs_url=None, redoc_url=None)
+    answer_errors(app)
     registry = CollectorRegistry()
     registry.register(_Figures(figures))
 

@@ -81,14 +81,13 @@ class Registration:
         client: httpx.AsyncClient,
         join_token: Callable[[], str],
         home: Home,
-        address: Address,
         report: Callable[[], Report],
         joined: Callable[[Membership, str], None],
     ) -> None:
         self._client = client
         self._join_token = join_token
         self._home = home
-        self._address = address
+        self.address = Address("", 0, "", "")  # to be set before ``run``
         self._report = report
         self._joined = joined
         self._wake = asyncio.Event()
@@ -131,7 +130,7 @@ class Registration:
 
     async def _register(self) -> float:
         report = self._report()
-        address = self._address
+        address = self.address
         body = {
             "server_uuid": self._home.uuid,
             "host": address.host,
