@@ -1,0 +1,170 @@
+"""The working set of one transaction: rows loaded from the database, what became of them, and undo.
+
+The rules see dictionaries. ``mark`` and ``undo`` take back one entry that was applied but may not stay (the
+quota is checked afterwards); what was changed between loading and the end is all that is written back. Rows
+that were not loaded read as absent: loading by ``keys`` is what makes that true.
+
+Invariants: ``undo`` restores exactly what was there at the last ``mark``, the notes of changes included; a
+changed key that is no longer among the rows has been removed.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from cloudverge_protocol.extents import bytes_in
+from cloudverge_protocol.ids import Incarnation, InodeId, Seq
+from cloudverge_protocol.inodes import Dentry, Extents, Inode
+
+Name = tuple[InodeId, bytes]
+Region = tuple[InodeId, int]
+Attribute = tuple[InodeId, bytes]
+
+_ABSENT: Final = object()
+_NOTHING: Final[Mapping[Any, Any]] = {}
+
+
+class BatchSet:
+    """See the module's text. Those who load and who write back read the dictionaries directly."""
+
+    def __init__(self) -> None:
+        self.inodes: dict[InodeId, Inode] = {}
+        self.dentries: dict[Name, Dentry] = {}
+        self.content: dict[InodeId, dict[int, Extents]] = {}
+        self.attributes: dict[InodeId, dict[bytes, bytes]] = {}
+        self.orphans: dict[InodeId, Incarnation] = {}
+        self.before: dict[Region, Extents] = {}  # regions as they were loaded
+        # keys of what was changed, with the seq of the last change
+        self.changed_inodes: dict[InodeId, Seq] = {}
+        self.changed_dentries: dict[Name, Seq] = {}
+        self.changed_regions: dict[Region, Seq] = {}
+        self.changed_attributes: dict[Attribute, Seq] = {}
+        self.changed_orphans: dict[InodeId, Seq] = {}
+        self._seq = Seq(0)
+        self._incarnation = Incarnation(0)
+        self._log: list[tuple[dict[Any, Any], Any, Any]] = []
+        self._regions_at_mark: dict[Region, Extents] = {}
+        self._inodes_at_mark = 0
+
+    # --- loading ---
+
+    def load_inode(self, inode: Inode) -> None:
+        self.inodes[inode.ino] = inode
+
+    def load_dentry(self, dentry: Dentry) -> None:
+        self.dentries[dentry.parent, dentry.name] = dentry
+
+    def load_region(self, ino: InodeId, region: int, extents: Extents) -> None:
+        self.content.setdefault(ino, {})[region] = extents
+        self.before[ino, region] = extents
+
+    def load_xattr(self, ino: InodeId, name: bytes, value: bytes) -> None:
+        self.attributes.setdefault(ino, {})[name] = value
+
+    def load_orphan(self, ino: InodeId, incarnation: Incarnation) -> None:
+        self.orphans[ino] = incarnation
+
+    # --- one entry ---
+
+    def mark(self, seq: Seq, incarnation: Incarnation) -> None:
+        """An entry of this incarnation begins; it will have this seq if it stays."""
+        self._seq, self._incarnation = seq, incarnation
+        self._log.clear()
+        self._regions_at_mark.clear()
+        self._inodes_at_mark = len(self.inodes)
+
+    def undo(self) -> None:
+        """Back to the last mark."""
+        for rows, key, value in reversed(self._log):
+            if value is _ABSENT:
+                rows.pop(key, None)
+            else:
+                rows[key] = value
+        self._log.clear()
+        self._regions_at_mark.clear()
+
+    def inodes_grown(self) -> int:
+        """How many inodes more there are than at the last mark."""
+        return len(self.inodes) - self._inodes_at_mark
+
+    def bytes_grown(self) -> int:
+        """How many bytes more are mapped than at the last mark."""
+        return sum(
+            bytes_in(self.extents(ino, region)) - bytes_in(old)
+            for (ino, region), old in self._regions_at_mark.items()
+        )
+
+    def _put(self, rows: dict[Any, Any], key: Any, value: Any) -> None:  # noqa: ANN401  # rows of any kind
+        self._log.append((rows, key, rows.get(key, _ABSENT)))
+        rows[key] = value
+
+    def _drop(self, rows: dict[Any, Any], key: Any) -> None:  # noqa: ANN401
+        if key in rows:
+            self._log.append((rows, key, rows[key]))
+            del rows[key]
+
+    # --- the WorkingSet interface ---
+
+    def inode(self, ino: InodeId) -> Inode | None:
+        return self.inodes.get(ino)
+
+    def put_inode(self, inode: Inode) -> None:
+        self._put(self.inodes, inode.ino, inode)
+        self._put(self.changed_inodes, inode.ino, self._seq)
+
+    def drop_inode(self, ino: InodeId) -> None:
+        for region in tuple(self.content.get(ino, ())):
+            self.put_extents(ino, region, ())
+        for name in tuple(self.attributes.get(ino, ())):
+            self.drop_xattr(ino, name)
+        self._drop(self.inodes, ino)
+        self._put(self.changed_inodes, ino, self._seq)
+
+    def dentry(self, parent: InodeId, name: bytes) -> Dentry | None:
+        return self.dentries.get((parent, name))
+
+    def put_dentry(self, dentry: Dentry) -> None:
+        key = (dentry.parent, dentry.name)
+        self._put(self.dentries, key, dentry)
+        self._put(self.changed_dentries, key, self._seq)
+
+    def drop_dentry(self, parent: InodeId, name: bytes) -> None:
+        self._drop(self.dentries, (parent, name))
+        self._put(self.changed_dentries, (parent, name), self._seq)
+
+    def regions(self, ino: InodeId) -> Iterable[int]:
+        return tuple(self.content.get(ino, ()))
+
+    def extents(self, ino: InodeId, region: int) -> Extents:
+        regions = self.content.get(ino)
+        return regions.get(region, ()) if regions is not None else ()
+
+    def put_extents(self, ino: InodeId, region: int, extents: Extents) -> None:
+        self._regions_at_mark.setdefault((ino, region), self.extents(ino, region))
+        regions = self.content.setdefault(ino, {})
+        if extents:
+            self._put(regions, region, extents)
+        else:
+            self._drop(regions, region)
+        self._put(self.changed_regions, (ino, region), self._seq)
+
+    def xattrs(self, ino: InodeId) -> Mapping[bytes, bytes]:
+        return self.attributes.get(ino, _NOTHING)
+
+    def put_xattr(self, ino: InodeId, name: bytes, value: bytes) -> None:
+        self._put(self.attributes.setdefault(ino, {}), name, value)
+        self._put(self.changed_attributes, (ino, name), self._seq)
+
+    def drop_xattr(self, ino: InodeId, name: bytes) -> None:
+        self._drop(self.attributes.setdefault(ino, {}), name)
+        self._put(self.changed_attributes, (ino, name), self._seq)
+
+    def add_orphan(self, ino: InodeId) -> None:
+        self._put(self.orphans, ino, self._incarnation)
+        self._put(self.changed_orphans, ino, self._seq)
+
+    def is_orphan(self, ino: InodeId) -> bool:
+        return ino in self.orphans
+
+    def drop_orphan(self, ino: InodeId) -> None:
+        self._drop(self.orphans, ino)
+        self._put(self.changed_orphans, ino, self._seq)

@@ -1,0 +1,220 @@
+"""CHUNK_ALLOCATE, CHUNK_LOCATE and TICKETS: where bytes may go, where they are, and the rights to them.
+
+A chunk belongs to the incarnation that asked for it and is pinned by it. What a session may hold without having
+committed it is bounded twice: by the number of its pinned chunks, and by the space's quota, which a chunk's
+limit never lets it pass by more than a little (see ``limit_within``), whatever the mount does.
+"""
+
+import random
+import time
+from typing import Final
+
+from cloudverge_auth.tokens import Identity
+from cloudverge_metaserver.admission import Admitted, admit, check_space, check_writer, fenced
+from cloudverge_metaserver.database import Database
+from cloudverge_metaserver.durability import ChunkState, ReplicaState
+from cloudverge_metaserver.placement import CHUNK_AT_LEAST_BYTES, Placement, place_chunk
+from cloudverge_metaserver.rows import Connection
+from cloudverge_metaserver.servers import Servers
+from cloudverge_metaserver.tickets import TicketDesk, life_left_s
+from cloudverge_protocol.errors import Code, NoRoom, ProtocolFault
+from cloudverge_protocol.ids import CHUNK_BYTES, ID_MAX, ChunkId, Epoch, ServerId
+from cloudverge_protocol.messages import (
+    ChunkAllocate,
+    ChunkGrant,
+    ChunkGrants,
+    ChunkLocate,
+    ChunkLocateReply,
+    ChunkPlaces,
+    Place,
+    Tickets,
+    TicketsReply,
+)
+
+ALLOCATE_MAX: Final = 16
+PINNED_MAX: Final = 256  # chunks of one session that its journals may still name
+LOCATE_MAX: Final = 10_000
+OVER_QUOTA_BYTES: Final = 2 * CHUNK_BYTES
+FIRST_EPOCH: Final = Epoch(1)
+
+_HELD: Final = """
+    select count(*) filter (where session = $2) as pinned,
+        coalesce(sum(greatest(0, case when state = 1 then limit_bytes else sealed_length end - live_bytes)), 0)::bigint
+            as unreferenced
+    from meta.chunks where pinned_by is not null and space = $1
+"""
+_ALLOCATE: Final = """
+    with made as (
+        insert into meta.chunks (space, session, incarnation, pinned_by, limit_bytes, wanted_replicas, epoch)
+        values ($1, $2, $3, $3, $4, $5, $6) returning chunk
+    ), placed as (
+        insert into meta.replicas (chunk, server, position)
+        select made.chunk, k.server, k.position from made, unnest($7::bigint[]) with ordinality k(server, position)
+    ) select chunk from made
+"""
+_LOCATE: Final = f"""
+    select c.chunk, c.state, coalesce(c.sealed_length, c.durable_length) as length,
+        r.server, s.host, s.frame_port
+    from unnest($2::bigint[]) k(chunk)
+    join meta.chunks c on c.chunk = k.chunk and c.space = $1 and c.state <> {ChunkState.DELETED:d}
+    join meta.replicas r on r.chunk = c.chunk and r.state <> {ReplicaState.DOOMED:d}
+        and (r.state <> {ReplicaState.STALE:d} or c.state = {ChunkState.DAMAGED:d})
+    join meta.servers s on s.server = r.server
+    order by c.chunk, r.state = {ReplicaState.BAD:d}, s.last_seen < now() - interval '10 s', r.position
+"""  # noqa: S608  # numbers of ours
+_APPENDABLE: Final = """
+    select c.chunk, c.epoch, c.limit_bytes, array_agg(r.server order by r.position) as servers
+    from unnest($6::bigint[]) k(chunk)
+    join meta.chunks c on c.chunk = k.chunk and c.space = $1 and c.state = 1 and not c.sealing
+        and c.session = $2 and c.incarnation = $3
+    join meta.replicas r on r.chunk = c.chunk
+    join meta.leases l on l.space = $1 and l.root = 1 and l.session = $2 and l.incarnation = $3 and l.epoch = $4
+    join meta.sessions ss on ss.session = $2 and ss.user_id = $5
+    group by c.chunk
+"""
+
+
+def limit_within(quota_bytes: int, used_bytes: int, unreferenced_bytes: int) -> int:
+    """How far a new chunk may grow; 0: not at all.
+
+    Every byte committed or still to be committed counts; two chunks more are let through, so that overwriting
+    works in a space that is full.
+    """
+    if not quota_bytes:
+        return CHUNK_BYTES
+    left = max(0, quota_bytes - used_bytes) + OVER_QUOTA_BYTES - unreferenced_bytes
+    return max(0, min(CHUNK_BYTES, left))
+
+
+class Chunks:
+    """The handlers."""
+
+    def __init__(self, database: Database, servers: Servers, desk: TicketDesk) -> None:
+        self._database, self._servers, self._desk = database, servers, desk
+
+    async def allocate(self, identity: Identity, message: ChunkAllocate) -> ChunkGrants:
+        """New chunks for the incarnation to append to."""
+        check_writer(identity)
+        if not 0 < message.count <= ALLOCATE_MAX:
+            raise ProtocolFault(Code.BAD_REQUEST, f"between 1 and {ALLOCATE_MAX} chunks can be had at a time")
+        grants = []
+        async with self._database.on_space(identity.space) as connection:
+            who = await admit(connection, identity, message.session, message.incarnation, message.lease_epoch)
+            for _ in range(message.count):
+                try:
+                    grants.append(await self._allocate(connection, who, frozenset(message.avoid)))
+                except NoRoom:
+                    if not grants:
+                        raise
+                    break
+        return ChunkGrants(tuple(grants))
+
+    async def _allocate(
+        self, connection: Connection, who: Admitted, avoid: frozenset[ServerId]
+    ) -> ChunkGrant:
+        held = await connection.fetchrow(_HELD, who.space, who.session)
+        assert held is not None
+        if held["pinned"] >= PINNED_MAX:
+            raise NoRoom(
+                Code.QUOTA,
+                f"this mount holds {PINNED_MAX} chunks it has not committed: it must catch up first",
+            )
+        most = limit_within(who.quota_bytes, who.used_bytes, held["unreferenced"])
+        if most < CHUNK_AT_LEAST_BYTES:
+            raise NoRoom(Code.QUOTA, f"the quota of {who.quota_bytes} bytes is used up")
+        servers = [row.state for row in await self._servers.snapshot(connection)]
+        placement = place_chunk(servers, who.replicas, avoid, random.random, most)
+        return await self._grant(connection, who, placement)
+
+    async def _grant(self, connection: Connection, who: Admitted, placement: Placement) -> ChunkGrant:
+        servers = [s.server for s in placement.servers]
+        chunk = ChunkId(
+            await connection.fetchval(
+                _ALLOCATE,
+                who.space,
+                who.session,
+                who.incarnation,
+                placement.limit,
+                who.replicas,
+                FIRST_EPOCH,
+                servers,
+            )
+        )
+        ticket = self._desk.append(
+            who.space, chunk, FIRST_EPOCH, placement.limit, servers, who.session, who.incarnation, time.time()
+        )
+        return ChunkGrant(
+            chunk, FIRST_EPOCH, placement.limit, tuple(s.place for s in placement.servers), ticket
+        )
+
+    async def locate(self, identity: Identity, message: ChunkLocate) -> ChunkLocateReply:
+        """Where the replicas are; chunks that are not the space's are left out."""
+        check_space(identity, message.space)
+        wanted = [chunk for chunk in set(message.chunks) if 0 < chunk <= ID_MAX]
+        if len(wanted) > LOCATE_MAX:
+            raise ProtocolFault(Code.BAD_REQUEST, f"more than {LOCATE_MAX} chunks at once")
+        async with self._database.connection() as connection:
+            records = await connection.fetch(_LOCATE, message.space, wanted)
+        found: dict[ChunkId, tuple[bool, int, list[Place]]] = {}
+        for chunk, state, length, server, host, port in records:
+            sealed = state == ChunkState.SEALED
+            places = found.setdefault(ChunkId(chunk), (sealed, length, []))[2]
+            places.append(Place(ServerId(server), host, port))
+        return ChunkLocateReply(
+            tuple(
+                ChunkPlaces(chunk, sealed, length, tuple(p)) for chunk, (sealed, length, p) in found.items()
+            )
+        )
+
+    async def tickets(self, identity: Identity, message: Tickets) -> TicketsReply:
+        """A read ticket, and append tickets for those chunks that this incarnation may still append to."""
+        check_space(identity, message.space)
+        now_s = time.time()
+        read, life_s = self._desk.read(message.space, message.session, message.incarnation, now_s)
+        append: list[tuple[ChunkId, str]] = []
+        if message.chunks:
+            check_writer(identity)
+            append = await self._append_tickets(identity, message, now_s)
+            life_s = min(life_s, life_left_s(now_s, now_s))
+        return TicketsReply(life_s, read, tuple(append))
+
+    async def _append_tickets(
+        self, identity: Identity, message: Tickets, now_s: float
+    ) -> list[tuple[ChunkId, str]]:
+        if len(message.chunks) > PINNED_MAX:
+            raise ProtocolFault(Code.BAD_REQUEST, f"more than {PINNED_MAX} chunks at once")
+        wanted = [chunk for chunk in set(message.chunks) if 0 < chunk <= ID_MAX]
+        async with self._database.connection() as connection:
+            records = await connection.fetch(
+                _APPENDABLE,
+                message.space,
+                message.session,
+                message.incarnation,
+                message.lease_epoch,
+                identity.user,
+                wanted,
+            )
+            if not records:
+                await self._check_lease(connection, identity, message)
+        return [
+            (
+                ChunkId(chunk),
+                self._desk.append(
+                    message.space, chunk, epoch, limit, servers, message.session, message.incarnation, now_s
+                ),
+            )
+            for chunk, epoch, limit, servers in records
+        ]
+
+    async def _check_lease(self, connection: Connection, identity: Identity, message: Tickets) -> None:
+        held = await connection.fetchval(
+            """select 1 from meta.leases l join meta.sessions ss on ss.session = l.session and ss.user_id = $5
+            where l.space = $1 and l.root = 1 and l.session = $2 and l.incarnation = $3 and l.epoch = $4""",
+            message.space,
+            message.session,
+            message.incarnation,
+            message.lease_epoch,
+            identity.user,
+        )
+        if held is None:
+            raise fenced()

@@ -1,0 +1,81 @@
+"""The frame port: which handler answers which request.
+
+Every request is made by a signed-in device on one space; what is asked of another space is answered as if it
+did not exist. Handlers hold no state between requests: any metaserver could answer the next one.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from cloudverge_auth.tokens import Identity
+from cloudverge_metaserver.batches import commit_batch
+from cloudverge_metaserver.chunks import Chunks
+from cloudverge_metaserver.database import Database
+from cloudverge_metaserver.reading import Reading
+from cloudverge_metaserver.sessions import Sessions
+from cloudverge_protocol.errors import Code, ProtocolFault
+from cloudverge_protocol.messages import (
+    Batch,
+    BatchReply,
+    Empty,
+    FrameType,
+    IncarnationClose,
+    Message,
+    SessionRef,
+)
+from cloudverge_wire.peer import Answer, Peer
+
+Handler = Callable[[Identity, Any], Awaitable[Message]]
+
+EMPTY: Final = Empty()
+
+
+class FrameRoutes:
+    """Calls the handler of a request as the caller's identity."""
+
+    def __init__(self, database: Database, sessions: Sessions, chunks: Chunks, reading: Reading) -> None:
+        self._database, self._sessions = database, sessions
+        self.housekeep: Callable[[], None] = lambda: None  # called when there may be something to clear away
+        self._handlers: dict[FrameType, Handler] = {
+            FrameType.SESSION_OPEN: sessions.open,
+            FrameType.SESSION_RENEW: sessions.renew,
+            FrameType.SESSION_CLOSE: self._close,
+            FrameType.INCARNATION_CLOSE: self._close_old,
+            FrameType.IDS: sessions.ids,
+            FrameType.BATCH: self._batch,
+            FrameType.TREE: reading.tree,
+            FrameType.LOAD: reading.load,
+            FrameType.FEED: reading.feed,
+            FrameType.CHUNK_ALLOCATE: chunks.allocate,
+            FrameType.CHUNK_LOCATE: chunks.locate,
+            FrameType.TICKETS: chunks.tickets,
+        }
+
+    def add(self, kind: FrameType, handler: Handler) -> None:
+        """One more request that is answered."""
+        self._handlers[kind] = handler
+
+    def handle(self, peer: Peer, kind: FrameType, message: Message, body: memoryview) -> Awaitable[Answer]:
+        """Answer one request."""
+        handler = self._handlers.get(kind)
+        if handler is None:
+            raise ProtocolFault(Code.BAD_REQUEST, f"a metaserver does not answer {kind.name}")
+        assert isinstance(peer.identity, Identity)
+        return _answer(handler, peer.identity, message)
+
+    async def _batch(self, identity: Identity, message: Batch) -> BatchReply:
+        return await commit_batch(self._database, identity, message)
+
+    async def _close(self, identity: Identity, message: SessionRef) -> Empty:
+        await self._sessions.close(identity, message)
+        self.housekeep()
+        return EMPTY
+
+    async def _close_old(self, identity: Identity, message: IncarnationClose) -> Empty:
+        await self._sessions.close_old(identity, message)
+        self.housekeep()
+        return EMPTY
+
+
+async def _answer(handler: Handler, identity: Identity, message: Message) -> Answer:
+    return await handler(identity, message), ()

@@ -1,0 +1,98 @@
+"""Loading the rows of a batch into its working set: one statement per kind of row and round.
+
+The rounds are those of ``cloudverge_protocol.keys``. Rows of inodes and folders that the batch itself makes
+are not asked for: either the create is applied and there are none, or the batch ends there.
+"""
+
+from collections.abc import Sequence
+
+from cloudverge_metaserver.batchset import BatchSet
+from cloudverge_metaserver.packing import unpack_extents
+from cloudverge_metaserver.rows import DENTRY, INODE, Connection, dentry_of, inode_of
+from cloudverge_protocol.ids import Incarnation, InodeId, SessionId, SpaceId
+from cloudverge_protocol.keys import Keys, Span, named_all, then_all
+from cloudverge_protocol.operations import Create, Operation
+
+_INODES = f"""
+    select {INODE} from unnest($2::bigint[]) k(ino)
+    join meta.inodes i on i.space = $1 and i.ino = k.ino
+"""  # noqa: S608  # column lists are constants
+_DENTRIES = f"""
+    select {DENTRY} from unnest($2::bigint[], $3::bytea[]) k(parent, name)
+    join meta.dentries d on d.space = $1 and d.parent = k.parent and d.name = k.name
+"""  # noqa: S608
+_REGIONS = """
+    select e.ino, e.region, e.packed from unnest($2::bigint[], $3::bigint[], $4::bigint[]) k(ino, low, high)
+    join meta.extents e on e.space = $1 and e.ino = k.ino and e.region between k.low and k.high
+"""
+_XATTRS = """
+    select x.ino, x.name, x.value from unnest($2::bigint[]) k(ino)
+    join meta.xattrs x on x.space = $1 and x.ino = k.ino
+"""
+_ORPHANS = """
+    select o.ino, o.incarnation from unnest($2::bigint[]) k(ino)
+    join meta.orphans o on o.space = $1 and o.ino = k.ino and o.session = $3
+"""
+_CHAINS = f"""
+    with recursive up as (
+        select {INODE} from unnest($2::bigint[]) k(ino)
+        join meta.inodes i on i.space = $1 and i.ino = k.ino
+        union
+        select {INODE} from up join meta.inodes i on i.space = $1 and i.ino = up.parent
+    ) select * from up
+"""  # noqa: S608  # union stops at the root, which is its own parent
+
+
+async def load_batch(
+    connection: Connection, space: SpaceId, session: SessionId, ops: Sequence[Operation], ws: BatchSet
+) -> None:
+    """Everything that the rules will read for ``ops``; orphans are those of ``session``."""
+    made = {op.ino for op in ops if isinstance(op, Create)}
+    first = named_all(ops)
+    first.dentries = {name for name in first.dentries if name[0] not in made}
+    await _load(connection, space, session, _without(first, made), ws)
+    await _load(connection, space, session, _without(then_all(ops, ws.dentries), made), ws)
+
+
+def _without(keys: Keys, made: set[InodeId]) -> Keys:
+    """``keys`` less the content of inodes that do not exist yet."""
+    if made:
+        keys.spans = {span for span in keys.spans if span[0] not in made}
+        keys.xattrs -= made
+        keys.chains -= made
+    return keys
+
+
+async def _load(connection: Connection, space: SpaceId, session: SessionId, keys: Keys, ws: BatchSet) -> None:
+    if keys.inodes:
+        for record in await connection.fetch(_INODES, space, list(keys.inodes)):
+            ws.load_inode(inode_of(record))
+    if keys.dentries:
+        parents, names = zip(*keys.dentries, strict=True)
+        for record in await connection.fetch(_DENTRIES, space, parents, names):
+            ws.load_dentry(dentry_of(record))
+    if keys.spans:
+        inos, lows, highs = zip(*merged(keys.spans), strict=True)
+        for ino, region, packed in await connection.fetch(_REGIONS, space, inos, lows, highs):
+            if (ino, region) not in ws.before:
+                ws.load_region(ino, region, unpack_extents(packed))
+    if keys.xattrs:
+        for ino, name, value in await connection.fetch(_XATTRS, space, list(keys.xattrs)):
+            ws.load_xattr(ino, name, value)
+    if keys.orphans:
+        for ino, incarnation in await connection.fetch(_ORPHANS, space, list(keys.orphans), session):
+            ws.load_orphan(ino, Incarnation(incarnation))
+    if keys.chains:
+        for record in await connection.fetch(_CHAINS, space, list(keys.chains)):
+            ws.load_inode(inode_of(record))
+
+
+def merged(spans: set[Span]) -> list[Span]:
+    """The same regions with none of them named twice."""
+    result: list[Span] = []
+    for ino, low, high in sorted(spans):
+        if result and result[-1][0] == ino and low <= result[-1][2] + 1:
+            ino, first, last = result.pop()
+            low, high = first, max(last, high)
+        result.append((ino, low, high))
+    return result

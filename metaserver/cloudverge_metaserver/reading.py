@@ -1,0 +1,252 @@
+"""TREE, LOAD and FEED: the committed namespace, read at one state of the database each.
+
+Each listing costs a handful of statements, one for each level of folders and one for each kind of row beside
+them, however many folders or files there are. A reply never outgrows a frame: a listing stops earlier, a feed is
+continued, and a LOAD that asks for too much is refused.
+"""
+
+from typing import Final
+
+import asyncpg
+
+from cloudverge_auth.tokens import Identity
+from cloudverge_metaserver.admission import check_space, no_space
+from cloudverge_metaserver.database import Database
+from cloudverge_metaserver.packing import unpack_extents, unpack_operation
+from cloudverge_metaserver.rows import DENTRY, INODE, INODE_FIELDS, Connection, dentry_of, inode_of
+from cloudverge_metaserver.treewalk import (
+    BUDGET_MAX,
+    EXTENTS_AT_MOST,
+    Walk,
+    gather_extents,
+    split_files,
+)
+from cloudverge_protocol.errors import Code, ProtocolFault, Refused
+from cloudverge_protocol.ids import ID_MAX, Incarnation, InodeId, Seq, SessionId, SpaceId
+from cloudverge_protocol.inodes import Dentry, Extents, Inode
+from cloudverge_protocol.messages import Feed, FeedReply, Load, LoadReply, Tree, TreeReply
+from cloudverge_protocol.operations import LogEntry
+
+LOAD_MAX: Final = 50_000  # keys of each kind
+LOAD_BYTES: Final = 6 * 1024 * 1024
+FEED_MAX: Final = 10_000
+FEED_BYTES: Final = 4 * 1024 * 1024
+
+_INODE_COLUMNS: Final = len(INODE_FIELDS)
+_SEQ: Final = "select seq from meta.spaces where space = $1"
+_INODE: Final = f"select {INODE} from meta.inodes i where i.space = $1 and i.ino = $2"  # noqa: S608
+_PAGE: Final = f"""
+    select {INODE}, {DENTRY} from meta.dentries d
+    join meta.inodes i on i.space = d.space and i.ino = d.ino
+    where d.space = $1 and d.parent = $2 and d.dentry > $3
+    order by d.dentry limit $4
+"""  # noqa: S608
+_LEVEL: Final = f"""
+    select {INODE}, {DENTRY} from unnest($2::bigint[]) k(parent)
+    cross join lateral (
+        select * from meta.dentries d where d.space = $1 and d.parent = k.parent order by d.dentry
+    ) d
+    join meta.inodes i on i.space = $1 and i.ino = d.ino
+"""  # noqa: S608
+_SMALL: Final = f"""
+    select e.ino, e.region, case when e.pieces <= {EXTENTS_AT_MOST} then e.packed end
+    from unnest($2::bigint[]) k(ino)
+    cross join lateral (
+        select * from meta.extents e where e.space = $1 and e.ino = k.ino order by e.region
+    ) e
+"""  # noqa: S608
+_ANY_XATTR: Final = "select exists(select from meta.xattrs where space = $1)"
+_WITH_XATTRS: Final = """
+    select k.ino from unnest($2::bigint[]) k(ino)
+    where exists (select from meta.xattrs x where x.space = $1 and x.ino = k.ino)
+"""
+_INODES: Final = f"""
+    select {INODE} from unnest($2::bigint[]) k(ino) join meta.inodes i on i.space = $1 and i.ino = k.ino
+"""  # noqa: S608
+_DENTRIES: Final = f"""
+    select {DENTRY} from unnest($2::bigint[], $3::bytea[]) k(parent, name)
+    join meta.dentries d on d.space = $1 and d.parent = k.parent and d.name = k.name
+"""  # noqa: S608
+_REGIONS: Final = """
+    select e.ino, e.region, e.packed from unnest($2::bigint[], $3::bigint[]) k(ino, region)
+    join meta.extents e on e.space = $1 and e.ino = k.ino and e.region = k.region
+"""
+_XATTRS: Final = """
+    select x.ino, x.name, x.value from unnest($2::bigint[]) k(ino)
+    join meta.xattrs x on x.space = $1 and x.ino = k.ino
+"""
+_FEED_STATE: Final = "select seq, feed_from from meta.spaces where space = $1"
+_FEED: Final = """
+    select seq, session, incarnation, number, op from meta.oplog
+    where space = $1 and seq > $2 order by seq limit $3
+"""
+
+Entries = list[tuple[Dentry, Inode]]
+
+
+class Reading:
+    """The handlers."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def tree(self, identity: Identity, message: Tree) -> TreeReply:
+        """A folder, and what is below it as far as the budget goes."""
+        check_space(identity, message.space)
+        budget = max(1, min(message.budget, BUDGET_MAX))
+        async with self._database.snapshot() as connection:
+            seq = await _seq_of(connection, message.space)
+            walk = await _walk(connection, message, budget)
+            inodes = list(walk.inodes.values())
+            few, many = split_files(inodes)
+            extents, more = await _extents(connection, message.space, few, walk.bytes_left)
+            with_xattrs = await _with_xattrs(connection, message.space, [inode.ino for inode in inodes])
+        return TreeReply(
+            seq,
+            tuple(walk.folders),
+            tuple(inodes),
+            tuple(extents),
+            tuple(with_xattrs),
+            (*many, *more),
+        )
+
+    async def load(self, identity: Identity, message: Load) -> LoadReply:
+        """Single rows; what is absent is left out."""
+        check_space(identity, message.space)
+        for keys in (message.inodes, message.dentries, message.regions, message.xattrs):
+            if len(keys) > LOAD_MAX:
+                raise ProtocolFault(Code.BAD_REQUEST, f"more than {LOAD_MAX} rows of a kind at once")
+        async with self._database.snapshot() as connection:
+            return await _load(connection, message)
+
+    async def feed(self, identity: Identity, message: Feed) -> FeedReply:
+        """The oplog after a seq; raises Refused(RESYNC) if it no longer reaches back that far."""
+        check_space(identity, message.space)
+        limit = max(1, min(message.limit, FEED_MAX))
+        async with self._database.snapshot() as connection:
+            state = await connection.fetchrow(_FEED_STATE, message.space)
+            if state is None:
+                raise no_space()
+            if not state["feed_from"] - 1 <= message.since <= state["seq"]:
+                raise ProtocolFault(
+                    Code.RESYNC, f"the history after {message.since} is not kept: read the namespace anew"
+                )
+            entries: list[LogEntry] = []
+            size = 0
+            for seq, session, incarnation, number, op in await connection.fetch(
+                _FEED, message.space, message.since, limit
+            ):
+                size += len(op) + 40
+                if entries and size > FEED_BYTES:
+                    break
+                entries.append(
+                    LogEntry(seq, SessionId(session), Incarnation(incarnation), number, unpack_operation(op))
+                )
+        return FeedReply(Seq(state["seq"]), tuple(entries))
+
+
+async def _seq_of(connection: Connection, space: SpaceId) -> Seq:
+    seq = await connection.fetchval(_SEQ, space)
+    if seq is None:
+        raise no_space()
+    return Seq(seq)
+
+
+# --- TREE -----------------------------------------------------------------------------------------------
+
+
+async def _walk(connection: Connection, message: Tree, budget: int) -> Walk:
+    root = await connection.fetchrow(_INODE, message.space, message.ino)
+    if root is None:
+        raise Refused(Code.NOT_FOUND, "there is no such folder")
+    if not inode_of(root).is_dir:
+        raise Refused(Code.NOT_DIR, "this inode is not a folder")
+    walk = Walk(budget)
+    walk.inodes[message.ino] = inode_of(root)
+    rows = await connection.fetch(_PAGE, message.space, message.ino, message.cursor, budget + 1)
+    walk.take_page(message.ino, message.cursor, [_entry(row) for row in rows[:budget]], len(rows) > budget)
+    listed = [message.ino]
+    while message.deep and walk.folders[0].complete and (level := walk.next_level(listed)):
+        listed = [folder.ino for folder in level]
+        entries: dict[InodeId, Entries] = {folder.ino: [] for folder in level}
+        wanted = [folder.ino for folder in level if folder.entries]
+        for row in await connection.fetch(_LEVEL, message.space, wanted) if wanted else ():
+            dentry, inode = _entry(row)
+            entries[dentry.parent].append((dentry, inode))
+        for ino, found in entries.items():
+            walk.take_whole(ino, found)
+    return walk
+
+
+def _entry(row: asyncpg.Record) -> tuple[Dentry, Inode]:
+    return Dentry(*row[_INODE_COLUMNS:]), Inode(*row[:_INODE_COLUMNS])
+
+
+async def _extents(
+    connection: Connection, space: SpaceId, files: list[InodeId], bytes_left: int
+) -> tuple[list[tuple[InodeId, Extents]], list[InodeId]]:
+    if not files:
+        return [], []
+    rows = await connection.fetch(_SMALL, space, files)
+    regions = [
+        (InodeId(ino), region, None if packed is None else unpack_extents(packed))
+        for ino, region, packed in rows
+    ]
+    return gather_extents(files, regions, bytes_left)
+
+
+async def _with_xattrs(connection: Connection, space: SpaceId, inos: list[InodeId]) -> list[InodeId]:
+    if not await connection.fetchval(_ANY_XATTR, space):
+        return []
+    return [InodeId(row[0]) for row in await connection.fetch(_WITH_XATTRS, space, inos)]
+
+
+# --- LOAD -----------------------------------------------------------------------------------------------
+
+
+def _known(ino: int) -> bool:
+    return 0 < ino <= ID_MAX
+
+
+async def _load(connection: Connection, message: Load) -> LoadReply:
+    space = message.space
+    seq = await _seq_of(connection, space)
+    size = 0
+    dentries: list[Dentry] = []
+    names = [(parent, name) for parent, name in message.dentries if _known(parent)]
+    if names:
+        parents, texts = zip(*names, strict=True)
+        rows = await connection.fetch(_DENTRIES, space, parents, texts)
+        dentries = [dentry_of(row) for row in rows]
+    inodes: list[Inode] = []
+    wanted = {ino for ino in message.inodes if _known(ino)} | {dentry.ino for dentry in dentries}
+    if wanted:
+        inodes = [inode_of(row) for row in await connection.fetch(_INODES, space, list(wanted))]
+    regions: list[tuple[InodeId, int, Extents]] = []
+    pairs = {(ino, region) for ino, region in message.regions if _known(ino) and 0 <= region <= ID_MAX}
+    if pairs:
+        inos, numbers = zip(*pairs, strict=True)
+        for ino, region, packed in await connection.fetch(_REGIONS, space, inos, numbers):
+            size += len(packed)
+            _check_size(size)
+            regions.append((InodeId(ino), region, unpack_extents(packed)))
+    xattrs: dict[InodeId, list[tuple[bytes, bytes]]] = {}
+    holders = {ino for ino in message.xattrs if _known(ino)}
+    if holders:
+        for ino, name, value in await connection.fetch(_XATTRS, space, list(holders)):
+            size += len(name) + len(value)
+            _check_size(size)
+            xattrs.setdefault(InodeId(ino), []).append((name, value))
+    _check_size(size + 160 * (len(inodes) + len(dentries)) + sum(len(inode.target) for inode in inodes))
+    return LoadReply(
+        seq,
+        tuple(inodes),
+        tuple(dentries),
+        tuple(regions),
+        tuple((ino, tuple(values)) for ino, values in xattrs.items()),
+    )
+
+
+def _check_size(size_bytes: int) -> None:
+    if size_bytes > LOAD_BYTES:
+        raise ProtocolFault(Code.BAD_REQUEST, "these rows do not fit one reply: ask for fewer at once")

@@ -1,0 +1,343 @@
+"""Sessions: SESSION_OPEN, RENEW, CLOSE, INCARNATION_CLOSE, IDS.
+
+A session is one cache folder of one user on one space; each start of its mount is an incarnation. The one that
+holds the lease may change the space. Whoever gets the lease gets a new lease epoch, so everything sent under
+an older one is refused from then on; the incarnations that lose it are fenced: what they wrote stays pinned
+until their journal has been shipped (by the next mount of the same cache folder) or 7 days have gone.
+
+A space comes into being with the first session on it.
+"""
+
+import time
+from typing import Final
+
+import asyncpg
+
+from cloudverge_auth.tokens import INVALID_MESSAGE, Identity
+from cloudverge_metaserver.admission import admit, check_space, check_writer, fenced
+from cloudverge_metaserver.database import Database
+from cloudverge_metaserver.leases import Held, in_use, wait_to_open
+from cloudverge_metaserver.rows import Connection
+from cloudverge_protocol.errors import Code, Denied, ProtocolFault, Refused
+from cloudverge_protocol.ids import EntryNumber, Epoch, Incarnation, SessionId
+from cloudverge_protocol.inodes import root_inode
+from cloudverge_protocol.messages import (
+    Ids,
+    IdsReply,
+    IncarnationClose,
+    SessionOpen,
+    SessionRef,
+    SessionRenewed,
+    SessionReply,
+)
+
+CACHE_ID_BYTES: Final = 16
+TEXT_MAX: Final = 512
+IDS_AT_OPEN: Final = 16_384
+IDS_MAX: Final = 1_000_000
+NEXT_ID_MAX: Final = 1 << 62
+_ROOT_MODE: Final = 0o755
+
+_NEW_SPACE: Final = """
+    with made as (
+        insert into meta.spaces (space, replicas, quota_bytes, quota_inodes, membership_epoch)
+        values ($1, $2, $3, $4, $5) on conflict do nothing returning space
+    )
+    insert into meta.inodes (space, ino, mode, uid, gid, nlink, size,
+        atime_ns, mtime_ns, ctime_ns, btime_ns, parent, version)
+    select space, $6, $7, 0, 0, 2, 0, $8, $8, $8, $8, $6, 0 from made
+"""
+_LEASE: Final = """
+    select s.membership_epoch, l.session, l.incarnation, ss.device_name,
+        extract(epoch from l.expires_at - clock_timestamp())::float8 as left_s,
+        extract(epoch from clock_timestamp() - pg_postmaster_start_time())::float8 as up_s
+    from meta.spaces s
+    left join meta.leases l on l.space = s.space and l.root = 1
+    left join meta.sessions ss on ss.session = l.session
+    where s.space = $1
+"""
+_SESSION: Final = """
+    insert into meta.sessions (space, user_id, cache_id, device, device_name, mountpoint)
+    values ($1, $2, $3, $4, $5, $6)
+    on conflict (space, cache_id, user_id) do update set device = excluded.device,
+        device_name = excluded.device_name, mountpoint = excluded.mountpoint, opened_at = now(), closed_at = null
+    returning session
+"""
+_INCARNATION: Final = """
+    insert into meta.incarnations (session, space) values ($1, $2) returning incarnation
+"""
+_FENCE: Final = """
+    update meta.incarnations set fenced_at = clock_timestamp()
+    where session = any($1::bigint[]) and incarnation <> $2 and fenced_at is null
+"""
+_TAKE_LEASE: Final = """
+    with raised as (
+        update meta.spaces set lease_epoch = lease_epoch + 1, next_id = next_id + $5,
+            quota_bytes = $6, quota_inodes = $7, membership_epoch = greatest(membership_epoch, $8)
+        where space = $1 returning *
+    ), granted as (
+        insert into meta.leases (space, root, session, incarnation, epoch, granted_at, expires_at)
+        select space, 1, $2, $3, lease_epoch, clock_timestamp(), clock_timestamp() + $4::float8 * interval '1 s'
+        from raised
+        on conflict (space, root) do update set session = excluded.session, incarnation = excluded.incarnation,
+            epoch = excluded.epoch, granted_at = excluded.granted_at, expires_at = excluded.expires_at
+    ), ranged as (
+        insert into meta.id_ranges (incarnation, first, count, session) select $3, next_id - $5, $5, $2 from raised
+    )
+    select raised.*, raised.next_id - $5 as first_id,
+        (select array_agg((i.incarnation, i.high_water) order by i.incarnation) from meta.incarnations i
+            where i.session = $2 and i.closed_at is null) as open_incarnations
+    from raised
+"""
+_RENEW: Final = """
+    update meta.leases l set expires_at = clock_timestamp() + $5::float8 * interval '1 s'
+    from meta.spaces s, meta.sessions ss
+    where l.space = $1 and l.root = 1 and l.session = $2 and l.incarnation = $3 and l.epoch = $4
+        and s.space = l.space and s.lease_epoch = l.epoch and ss.session = l.session and ss.user_id = $6
+    returning s.seq, s.quota_bytes, s.quota_inodes, s.used_bytes, s.used_inodes, s.replicas
+"""
+_READER: Final = """
+    select s.seq, s.quota_bytes, s.quota_inodes, s.used_bytes, s.used_inodes, s.replicas
+    from meta.spaces s join meta.sessions ss on ss.space = s.space and ss.session = $2 and ss.user_id = $4
+    join meta.incarnations i on i.session = ss.session and i.incarnation = $3 and i.closed_at is null
+    where s.space = $1
+"""
+_QUOTA: Final = """
+    update meta.spaces set quota_bytes = $2, quota_inodes = $3, membership_epoch = greatest(membership_epoch, $4)
+    where space = $1 and (quota_bytes, quota_inodes) is distinct from ($2, $3) and membership_epoch <= $4
+"""
+_FREE: Final = """
+    select coalesce(sum(free_bytes), 0)::bigint from meta.servers
+    where last_seen > now() - interval '1 min' and not draining
+"""
+
+
+class Sessions:
+    """The handlers; ``lease_s`` and ``replicas`` as the operator set them."""
+
+    def __init__(self, database: Database, lease_s: float, replicas: int) -> None:
+        self._database, self._lease_s, self._replicas = database, lease_s, replicas
+
+    async def open(self, identity: Identity, message: SessionOpen) -> SessionReply:
+        """Open, reopen or take over; raises Denied(SPACE_IN_USE) while another mount has the space."""
+        check_space(identity, message.space)
+        if len(message.cache_id) != CACHE_ID_BYTES:
+            raise ProtocolFault(Code.BAD_REQUEST, f"a cache id has {CACHE_ID_BYTES} bytes")
+        async with self._database.on_space(message.space) as connection:
+            lease = await self._lease(connection, identity)
+            if identity.membership_epoch < lease["membership_epoch"]:
+                raise Denied(Code.UNAUTHORIZED, INVALID_MESSAGE)
+            session = await self._session(connection, identity, message)
+            if not identity.may_write:
+                return await self._open_reader(connection, identity, session)
+            held = None
+            if lease["session"] is not None:
+                held = Held(
+                    lease["session"], lease["incarnation"], lease["device_name"] or "?", lease["left_s"]
+                )
+                steady_s = min(lease["up_s"], time.monotonic() - self._database.steady_since_s)
+                if wait_s := wait_to_open(held, session, steady_s, self._lease_s):
+                    raise in_use(held, wait_s)
+            return await self._take(connection, identity, session, held)
+
+    async def _lease(self, connection: Connection, identity: Identity) -> asyncpg.Record:
+        row = await connection.fetchrow(_LEASE, identity.space)
+        if row is None:
+            await self._make_space(connection, identity)
+            await connection.execute("select from meta.spaces where space = $1 for update", identity.space)
+            row = await connection.fetchrow(_LEASE, identity.space)
+        assert row is not None
+        return row
+
+    async def _make_space(self, connection: Connection, identity: Identity) -> None:
+        root = root_inode(time.time_ns(), _ROOT_MODE)
+        await connection.execute(
+            _NEW_SPACE,
+            identity.space,
+            self._replicas,
+            identity.quota_bytes,
+            identity.quota_inodes,
+            identity.membership_epoch,
+            root.ino,
+            root.mode,
+            root.mtime_ns,
+        )
+
+    async def _session(self, connection: Connection, identity: Identity, message: SessionOpen) -> SessionId:
+        name = (message.device_name or identity.device_name)[:TEXT_MAX].replace("\0", "")
+        mountpoint = message.mountpoint[:TEXT_MAX].replace("\0", "")
+        return SessionId(
+            await connection.fetchval(
+                _SESSION, identity.space, identity.user, message.cache_id, identity.device, name, mountpoint
+            )
+        )
+
+    async def _take(
+        self, connection: Connection, identity: Identity, session: SessionId, held: Held | None
+    ) -> SessionReply:
+        incarnation = await connection.fetchval(_INCARNATION, session, identity.space)
+        losers = [session] if held is None else [session, held.session]
+        await connection.execute(_FENCE, losers, incarnation)
+        row = await connection.fetchrow(
+            _TAKE_LEASE,
+            identity.space,
+            session,
+            incarnation,
+            self._lease_s,
+            IDS_AT_OPEN,
+            identity.quota_bytes,
+            identity.quota_inodes,
+            identity.membership_epoch,
+        )
+        assert row is not None
+        return SessionReply(
+            session,
+            Incarnation(incarnation),
+            row["lease_epoch"],
+            self._lease_s,
+            row["seq"],
+            tuple((i, n) for i, n in row["open_incarnations"]),
+            row["first_id"],
+            IDS_AT_OPEN,
+            row["replicas"],
+            row["quota_bytes"],
+            row["quota_inodes"],
+            row["used_bytes"],
+            row["used_inodes"],
+        )
+
+    async def _open_reader(
+        self, connection: Connection, identity: Identity, session: SessionId
+    ) -> SessionReply:
+        """A reader holds no lease, has no ids, and hinders nobody."""
+        incarnation = Incarnation(await connection.fetchval(_INCARNATION, session, identity.space))
+        row = await connection.fetchrow(_READER, identity.space, session, incarnation, identity.user)
+        assert row is not None
+        seq, quota_bytes, quota_inodes, used_bytes, used_inodes, replicas = row
+        return SessionReply(
+            session, incarnation, Epoch(0), self._lease_s, seq, ((incarnation, EntryNumber(0)),), 0, 0,
+            replicas, quota_bytes, quota_inodes, used_bytes, used_inodes, read_only=True,
+        )  # fmt: skip
+
+    async def renew(self, identity: Identity, message: SessionRef) -> SessionRenewed:
+        """Extend the lease; it may have run out, as long as nobody has taken it over."""
+        async with self._database.connection() as connection:
+            if identity.may_write:
+                row = await connection.fetchrow(
+                    _RENEW,
+                    identity.space,
+                    message.session,
+                    message.incarnation,
+                    message.lease_epoch,
+                    self._lease_s,
+                    identity.user,
+                )
+            else:
+                row = await connection.fetchrow(
+                    _READER, identity.space, message.session, message.incarnation, identity.user
+                )
+            if row is None:
+                raise fenced()
+            await connection.execute(
+                _QUOTA,
+                identity.space,
+                identity.quota_bytes,
+                identity.quota_inodes,
+                identity.membership_epoch,
+            )
+            free_bytes = await connection.fetchval(_FREE)
+        return SessionRenewed(
+            self._lease_s,
+            row["seq"],
+            identity.quota_bytes,
+            identity.quota_inodes,
+            row["used_bytes"],
+            row["used_inodes"],
+            free_bytes // row["replicas"],
+        )
+
+    async def close(self, identity: Identity, message: SessionRef) -> None:
+        """The clean end of a mount whose journal is empty: its lease, its pins and its orphans go."""
+        async with self._database.on_space(identity.space) as connection:
+            if identity.may_write:
+                await admit(connection, identity, message.session, message.incarnation, message.lease_epoch)
+                await connection.execute(
+                    "delete from meta.leases where space = $1 and root = 1", identity.space
+                )
+            elif not await connection.fetchrow(
+                _READER, identity.space, message.session, message.incarnation, identity.user
+            ):
+                raise fenced()
+            await close_incarnation(connection, message.incarnation)
+            await connection.execute(
+                "update meta.sessions set closed_at = clock_timestamp() where session = $1", message.session
+            )
+
+    async def close_old(self, identity: Identity, message: IncarnationClose) -> None:
+        """An older incarnation's journal has been shipped: what it held is let go."""
+        check_writer(identity)
+        async with self._database.on_space(identity.space) as connection:
+            await admit(connection, identity, message.session, message.incarnation, message.lease_epoch)
+            owner = await connection.fetchval(
+                "select session from meta.incarnations where incarnation = $1", message.old
+            )
+            if owner != message.session or message.old == message.incarnation:
+                raise Refused(Code.NOT_FOUND, "there is no such older incarnation of this session")
+            await close_incarnation(connection, message.old)
+
+    async def ids(self, identity: Identity, message: Ids) -> IdsReply:
+        """A further range of ids for the incarnation."""
+        check_writer(identity)
+        if not 0 < message.count <= IDS_MAX:
+            raise ProtocolFault(Code.BAD_REQUEST, f"between 1 and {IDS_MAX} ids can be had at a time")
+        async with self._database.on_space(identity.space) as connection:
+            await admit(connection, identity, message.session, message.incarnation, message.lease_epoch)
+            first = await connection.fetchval(
+                "update meta.spaces set next_id = next_id + $2 where space = $1 returning next_id - $2",
+                identity.space,
+                message.count,
+            )
+            await _add_range(connection, message.session, message.incarnation, first, message.count)
+        return IdsReply(first, message.count)
+
+
+async def _add_range(
+    connection: Connection, session: SessionId, incarnation: Incarnation, first: int, count: int
+) -> None:
+    """Note the range, as part of the one before it if it follows that."""
+    grown = await connection.fetchval(
+        "update meta.id_ranges set count = count + $3 where incarnation = $1 and first + count = $2 returning 1",
+        incarnation,
+        first,
+        count,
+    )
+    if grown is None:
+        await connection.execute(
+            "insert into meta.id_ranges (incarnation, first, count, session) values ($1, $2, $3, $4)",
+            incarnation,
+            first,
+            count,
+            session,
+        )
+
+
+async def close_incarnation(connection: Connection, incarnation: Incarnation) -> None:
+    """No entry of it will come any more; the space's lock must be held."""
+    await connection.execute(
+        """update meta.incarnations set fenced_at = coalesce(fenced_at, clock_timestamp()),
+            closed_at = coalesce(closed_at, clock_timestamp()) where incarnation = $1""",
+        incarnation,
+    )
+    await release_incarnation(connection, incarnation)
+
+
+async def release_incarnation(connection: Connection, incarnation: Incarnation) -> None:
+    """Let go of its chunks; its orphans are reaped by housekeeping, which looks for ``released_at``."""
+    await connection.execute(
+        "update meta.chunks set pinned_by = null, idle_since = clock_timestamp() where pinned_by = $1",
+        incarnation,
+    )
+    await connection.execute(
+        "update meta.incarnations set released_at = coalesce(released_at, clock_timestamp()) where incarnation = $1",
+        incarnation,
+    )

@@ -1,0 +1,202 @@
+"""Writing back what a batch has changed: one statement, however many rows and tables.
+
+Each part is a data-modifying query over unnested arrays; those that have nothing to do are left out, so there
+are a few dozen different texts at most and PostgreSQL prepares each once. Parts never meet the same row, for
+they all see the state before the statement.
+"""
+
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import Any, Final
+
+from cloudverge_metaserver.applying import Applied, Usage
+from cloudverge_metaserver.batchset import BatchSet
+from cloudverge_metaserver.packing import pack_extents, pack_operation
+from cloudverge_metaserver.rows import Connection
+from cloudverge_protocol.ids import ChunkId, InodeId, SessionId, SpaceId
+from cloudverge_protocol.inodes import Dentry, Extents, Inode
+from cloudverge_protocol.messages import Receipt
+
+_inode_fields: Final = attrgetter(
+    "ino", "mode", "uid", "gid", "nlink", "size", "atime_ns", "mtime_ns", "ctime_ns", "btime_ns", "rdev",
+    "parent", "entries", "target",
+)  # fmt: skip
+_dentry_fields: Final = attrgetter("parent", "name", "ino", "kind", "dentry")
+
+_PUT_INODES: Final = """insert into meta.inodes (space, ino, mode, uid, gid, nlink, size,
+        atime_ns, mtime_ns, ctime_ns, btime_ns, rdev, parent, entries, target, version)
+    select $1::bigint, * from unnest({0}::bigint[], {1}::integer[], {2}::bigint[], {3}::bigint[], {4}::bigint[],
+        {5}::bigint[], {6}::bigint[], {7}::bigint[], {8}::bigint[], {9}::bigint[], {10}::bigint[], {11}::bigint[],
+        {12}::bigint[], {13}::bytea[], {14}::bigint[])
+    on conflict (space, ino) do update set mode = excluded.mode, uid = excluded.uid, gid = excluded.gid,
+        nlink = excluded.nlink, size = excluded.size, atime_ns = excluded.atime_ns,
+        mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, btime_ns = excluded.btime_ns,
+        rdev = excluded.rdev, parent = excluded.parent, entries = excluded.entries,
+        target = excluded.target, version = excluded.version"""
+_DROP_INODES: Final = """delete from meta.inodes t using unnest({0}::bigint[]) k(ino)
+    where t.space = $1 and t.ino = k.ino"""
+_PUT_DENTRIES: Final = """insert into meta.dentries (space, parent, name, ino, kind, dentry, version)
+    select $1::bigint, * from unnest({0}::bigint[], {1}::bytea[], {2}::bigint[], {3}::integer[], {4}::bigint[],
+        {5}::bigint[])
+    on conflict (space, parent, name) do update set ino = excluded.ino, kind = excluded.kind,
+        dentry = excluded.dentry, version = excluded.version"""
+_DROP_DENTRIES: Final = """delete from meta.dentries t using unnest({0}::bigint[], {1}::bytea[]) k(parent, name)
+    where t.space = $1 and t.parent = k.parent and t.name = k.name"""
+_PUT_REGIONS: Final = """insert into meta.extents (space, ino, region, pieces, packed, version)
+    select $1::bigint, * from unnest({0}::bigint[], {1}::bigint[], {2}::integer[], {3}::bytea[], {4}::bigint[])
+    on conflict (space, ino, region) do update set pieces = excluded.pieces, packed = excluded.packed,
+        version = excluded.version"""
+_DROP_REGIONS: Final = """delete from meta.extents t using unnest({0}::bigint[], {1}::bigint[]) k(ino, region)
+    where t.space = $1 and t.ino = k.ino and t.region = k.region"""
+_PUT_XATTRS: Final = """insert into meta.xattrs (space, ino, name, value, version)
+    select $1::bigint, * from unnest({0}::bigint[], {1}::bytea[], {2}::bytea[], {3}::bigint[])
+    on conflict (space, ino, name) do update set value = excluded.value, version = excluded.version"""
+_DROP_XATTRS: Final = """delete from meta.xattrs t using unnest({0}::bigint[], {1}::bytea[]) k(ino, name)
+    where t.space = $1 and t.ino = k.ino and t.name = k.name"""
+_PUT_ORPHANS: Final = """insert into meta.orphans (space, ino, session, incarnation, version)
+    select $1::bigint, k.ino, {0}::bigint, k.incarnation, k.version
+    from unnest({1}::bigint[], {2}::bigint[], {3}::bigint[]) k(ino, incarnation, version)
+    on conflict (space, ino) do update set session = excluded.session, incarnation = excluded.incarnation,
+        version = excluded.version"""
+_DROP_ORPHANS: Final = """delete from meta.orphans t using unnest({0}::bigint[]) k(ino)
+    where t.space = $1 and t.ino = k.ino"""
+_CHUNKS: Final = """update meta.chunks c set live_bytes = c.live_bytes + k.live,
+        committed_end = greatest(c.committed_end, k.ending), durable_length = greatest(c.durable_length, k.durable),
+        pinned_by = case when k.done then null else c.pinned_by end,
+        idle_since = case when k.live <> 0 or k.done then clock_timestamp() else c.idle_since end
+    from unnest({0}::bigint[], {1}::bigint[], {2}::bigint[], {3}::bigint[], {4}::boolean[])
+        k(chunk, live, ending, durable, done)
+    where c.space = $1 and c.chunk = k.chunk"""
+_REPLICAS: Final = """update meta.replicas r set receipted = greatest(r.receipted, k.length)
+    from unnest({0}::bigint[], {1}::bigint[], {2}::bigint[]) k(chunk, server, length)
+    where r.chunk = k.chunk and r.server = k.server"""
+_OPLOG: Final = """insert into meta.oplog (space, seq, session, incarnation, number, op)
+    select $1::bigint, k.seq, {0}::bigint, k.incarnation, k.number, k.op
+    from unnest({1}::bigint[], {2}::bigint[], {3}::bigint[], {4}::bytea[]) k(seq, incarnation, number, op)"""
+_HIGH_WATER: Final = """update meta.incarnations i set high_water = k.number
+    from unnest({0}::bigint[], {1}::bigint[]) k(incarnation, number) where i.incarnation = k.incarnation"""
+_SPACE: Final = """update meta.spaces set seq = {0}, used_bytes = used_bytes + {1}, used_inodes = {2}
+    where space = $1"""
+
+
+class Writing:
+    """One statement in the making."""
+
+    def __init__(self, space: SpaceId) -> None:
+        self._parts: list[str] = []
+        self._arguments: list[Any] = [space]
+
+    def add(self, template: str, *arguments: Any) -> None:  # noqa: ANN401  # whatever SQL takes
+        """One more part; its places {0}, {1}, ... are numbered on from those before it."""
+        first = len(self._arguments) + 1
+        self._parts.append(template.format(*(f"${first + index}" for index in range(len(arguments)))))
+        self._arguments.extend(arguments)
+
+    def add_rows(self, template: str, rows: Sequence[Sequence[Any]]) -> None:
+        """A part over arrays, one for each column of ``rows``; nothing if there are none."""
+        if rows:
+            self.add(template, *(list(column) for column in zip(*rows, strict=True)))
+
+    async def run(self, connection: Connection) -> None:
+        """Send it."""
+        if self._parts:
+            *first, last = self._parts
+            named = ", ".join(f"p{index} as ({part})" for index, part in enumerate(first))
+            await connection.execute(f"with {named} {last}" if named else last, *self._arguments)
+
+
+def write_rows(writing: Writing, ws: BatchSet, session: SessionId) -> None:
+    """The rows of the namespace that ``ws`` has changed."""
+    _write_inodes(writing, ws)
+    _write_dentries(writing, ws)
+    _write_content(writing, ws)
+    _write_orphans(writing, ws, session)
+
+
+def _write_inodes(writing: Writing, ws: BatchSet) -> None:
+    inodes, dropped = [], []
+    for ino, seq in ws.changed_inodes.items():
+        inode: Inode | None = ws.inodes.get(ino)
+        if inode is None:
+            dropped.append((ino,))
+        else:
+            inodes.append((*_inode_fields(inode), seq))
+    writing.add_rows(_PUT_INODES, inodes)
+    writing.add_rows(_DROP_INODES, dropped)
+
+
+def _write_dentries(writing: Writing, ws: BatchSet) -> None:
+    dentries, dropped = [], []
+    for key, seq in ws.changed_dentries.items():
+        dentry: Dentry | None = ws.dentries.get(key)
+        if dentry is None:
+            dropped.append(key)
+        else:
+            dentries.append((*_dentry_fields(dentry), seq))
+    writing.add_rows(_PUT_DENTRIES, dentries)
+    writing.add_rows(_DROP_DENTRIES, dropped)
+
+
+def _write_content(writing: Writing, ws: BatchSet) -> None:
+    regions, empty = [], []
+    for (ino, region), seq in ws.changed_regions.items():
+        extents: Extents = ws.extents(ino, region)
+        if extents:
+            regions.append((ino, region, len(extents), pack_extents(extents), seq))
+        elif (ino, region) in ws.before:
+            empty.append((ino, region))
+    writing.add_rows(_PUT_REGIONS, regions)
+    writing.add_rows(_DROP_REGIONS, empty)
+    xattrs, dropped = [], []
+    for (ino, name), seq in ws.changed_attributes.items():
+        value = ws.xattrs(ino).get(name)
+        if value is None:
+            dropped.append((ino, name))
+        else:
+            xattrs.append((ino, name, value, seq))
+    writing.add_rows(_PUT_XATTRS, xattrs)
+    writing.add_rows(_DROP_XATTRS, dropped)
+
+
+def _write_orphans(writing: Writing, ws: BatchSet, session: SessionId) -> None:
+    orphans: list[tuple[InodeId, int, int]] = []
+    dropped = []
+    for ino, seq in ws.changed_orphans.items():
+        if ino in ws.orphans:
+            orphans.append((ino, ws.orphans[ino], seq))
+        else:
+            dropped.append((ino,))
+    if orphans:
+        writing.add(_PUT_ORPHANS, session, *(list(column) for column in zip(*orphans, strict=True)))
+    writing.add_rows(_DROP_ORPHANS, dropped)
+
+
+def write_receipts(writing: Writing, receipts: Iterable[Receipt]) -> None:
+    """Receipts that told something new."""
+    writing.add_rows(_REPLICAS, [(r.chunk, r.server, r.length) for r in receipts])
+
+
+def write_chunks(writing: Writing, applied: Applied, usage: Usage, durable: dict[ChunkId, int]) -> None:
+    """What became of chunks: live bytes, ends, pins, and the lengths in ``durable``."""
+    chunks = sorted({*usage.live, *applied.ends, *applied.done, *durable})
+    writing.add_rows(
+        _CHUNKS,
+        [
+            (c, usage.live.get(c, 0), applied.ends.get(c, 0), durable.get(c, 0), c in applied.done)
+            for c in chunks
+        ],
+    )
+
+
+def write_log(writing: Writing, applied: Applied, usage: Usage, session: SessionId) -> None:
+    """The oplog, the high-water numbers and the space's counters."""
+    if not applied.entries:
+        return
+    first = applied.seq - len(applied.entries) + 1
+    rows = [
+        (seq, entry.incarnation, entry.number, pack_operation(entry.op))
+        for seq, entry in enumerate(applied.entries, first)
+    ]
+    writing.add(_OPLOG, session, *(list(column) for column in zip(*rows, strict=True)))
+    writing.add_rows(_HIGH_WATER, list(applied.high_water.items()))
+    writing.add(_SPACE, applied.seq, usage.used_bytes, applied.used_inodes)
