@@ -50,6 +50,7 @@ class Access(msgspec.Struct, frozen=True, omit_defaults=True):
 
     sub: str
     device: DeviceId = msgspec.field(name="dev")
+    family: int = msgspec.field(name="fam", default=0)  # the sign-in it came from, which may have ended
     exp: int = 0
 
     @property

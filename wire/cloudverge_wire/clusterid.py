@@ -47,7 +47,7 @@ _INSERT = "insert into public.cluster (cluster, history) values ($1, $2) returni
 
 _TABLE = """
 create table public.cluster (
-    only boolean primary key default true check (only),  -- at most one row
+    one boolean primary key default true check (one),    -- at most one row
     cluster text not null,                               -- 32 hex digits, for ever
     history text not null                                -- 32 hex digits, new when the past may have changed
 );

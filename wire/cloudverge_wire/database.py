@@ -77,19 +77,23 @@ async def open_pool(
     """
     settings = {"search_path": f"{schema}, public", "application_name": application}
     deadline = asyncio.get_running_loop().time() + wait_s
+    pool: asyncpg.Pool = asyncpg.create_pool(
+        dsn,
+        min_size=0,
+        max_size=max_size,
+        timeout=CONNECT_WITHIN_S,
+        command_timeout=COMMAND_WITHIN_S,
+        server_settings=settings,
+    )
+    await pool
     while True:
         try:
-            with database_errors():
-                return await asyncpg.create_pool(
-                    dsn,
-                    min_size=1,
-                    max_size=max_size,
-                    timeout=CONNECT_WITHIN_S,
-                    command_timeout=COMMAND_WITHIN_S,
-                    server_settings=settings,
-                )
+            async with connection(pool) as acquired:
+                await acquired.execute("select 1")
+            return pool
         except Unavailable:
             if asyncio.get_running_loop().time() > deadline:
+                pool.terminate()
                 raise
         await asyncio.sleep(RETRY_S)
 

@@ -109,11 +109,11 @@ class FrameClient(asyncio.BufferedProtocol):
         if trouble is not None:
             future.set_exception(trouble)
             return future
-        if self._loop.time() > self._greeted_at + RENEW_S and kind is not FrameType.HELLO:
-            self._renew()
         try:
+            if self._loop.time() > self._greeted_at + RENEW_S and kind is not FrameType.HELLO:
+                self._renew()
             self._send(kind, message, body, future, timeout_s)
-        except ProtocolFault as fault:  # too large for a frame
+        except CloudVergeError as fault:  # too large for a frame, or no token to be had
             future.set_exception(fault)
         return future
 

@@ -9,7 +9,8 @@ import socket
 import ssl as tls
 from collections.abc import Awaitable, Callable
 
-from cloudverge_protocol.messages import FrameType, Hello, HelloReply, Message
+from cloudverge_protocol.messages import FrameType, Message
+from cloudverge_wire.admission import Authenticate, Introduce
 from cloudverge_wire.listen import open_listener, tune_stream
 from cloudverge_wire.peer import Answer, Peer
 
@@ -50,8 +51,8 @@ async def serve_frames(
     host: str,
     port: int,
     *,
-    authenticate: Callable[[Hello], Awaitable[object]],
-    hello_reply: Callable[[], HelloReply],
+    authenticate: Authenticate,
+    hello_reply: Introduce,
     handle: Callable[[Peer, FrameType, Message, memoryview], Answer | Awaitable[Answer] | None],
     ssl: tls.SSLContext | None = None,
     insecure: bool = False,

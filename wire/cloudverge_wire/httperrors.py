@@ -52,7 +52,7 @@ def status_of(code: Code) -> int:
 
 def body_of(error: CloudVergeError) -> bytes:
     """The JSON body of an error."""
-    return json.dumps({"code": error.code.name, "message": error.message}).encode()
+    return json.dumps({"code": error.code.name, "message": error.message}, separators=(",", ":")).encode()
 
 
 def _extra_headers(error: CloudVergeError) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """One accepted frame connection: HELLO first, then requests, answered in any order.
 
-Order of the checks, which is the point of this module: the first 24 bytes must announce a small HELLO before
+Order of the checks (what they are: ``admission``): the first 24 bytes must announce a small HELLO before
 anything is allocated or decoded for the caller; the token is verified before the next frame is looked at; and
 each later request is checked against the authority's end before its header is decoded. All refusals of a
 caller without a valid token are the same frame with the same message.
@@ -11,7 +11,7 @@ costs at most IN_FLIGHT_BYTES + WRITE_HIGH_BYTES + one frame. A caller that take
 
 Requests are handed on in arrival order by a plain call; what comes back may be the answer itself (no task), or
 an awaitable (run as a task). Tasks of a lost connection run to their end: half a request is worse than one
-that nobody hears of.
+that nobody hears of. A new HELLO may change ``identity`` while requests are under way: a handler reads it at its start.
 """
 
 import asyncio
@@ -23,23 +23,28 @@ from typing import TYPE_CHECKING, cast
 import structlog
 
 from cloudverge_protocol import codec
-from cloudverge_protocol.checksum import Buffer, crc32c
-from cloudverge_protocol.errors import CloudVergeError, Code, Denied, ProtocolFault, Unavailable
-from cloudverge_protocol.frames import PREFIX, PREFIX_BYTES, Frame, FrameReader
-from cloudverge_protocol.ids import MAX_READ_BYTES, PROTOCOL_VERSION
-from cloudverge_protocol.messages import Empty, ErrorReply, FrameType, Hello, HelloReply, Message, Read
+from cloudverge_protocol.checksum import Buffer
+from cloudverge_protocol.errors import CloudVergeError, Code, ProtocolFault, Unavailable
+from cloudverge_protocol.frames import PREFIX_BYTES, Frame, FrameReader
+from cloudverge_protocol.ids import MAX_READ_BYTES
+from cloudverge_protocol.messages import Empty, ErrorReply, FrameType, Hello, Message, Read
+from cloudverge_wire.admission import (
+    HELLO_WITHIN_S,
+    Authenticate,
+    Introduce,
+    admit,
+    is_small_hello,
+    unauthorized,
+)
 
 Answer = tuple[Message, Sequence[Buffer]]
 
-UNAUTHORIZED_MESSAGE = "a valid token is required"
-HELLO_WITHIN_S = 10.0
-HELLO_HEADER_BYTES = 16 * 1024
-AUTHENTICATE_WITHIN_S = 10.0
 IN_FLIGHT = 256
 IN_FLIGHT_BYTES = 32 * 1024 * 1024
 WRITE_HIGH_BYTES = 8 * 1024 * 1024
 STALL_S = 60.0
 LINGER_S = 1.0
+FLUSH_S = 1.0
 _COALESCE_BYTES = 16 * 1024  # a body up to this is copied behind its header: one buffer, one send
 
 log = structlog.get_logger("cloudverge.wire")
@@ -47,15 +52,6 @@ log = structlog.get_logger("cloudverge.wire")
 
 if TYPE_CHECKING:
     Handle = Callable[["Peer", FrameType, Message, memoryview], Answer | Awaitable[Answer] | None]
-    Authenticate = Callable[[Hello], Awaitable[object]]
-
-
-def is_small_hello(prefix: Buffer) -> bool:
-    """Whether the first 24 bytes of a connection announce a HELLO of acceptable size."""
-    kind, flags, _, header_bytes, body_bytes, _, crc = PREFIX.unpack(prefix)
-    if crc != crc32c(memoryview(prefix)[: PREFIX_BYTES - 4]):
-        return False
-    return kind == FrameType.HELLO and not flags and not body_bytes and header_bytes <= HELLO_HEADER_BYTES
 
 
 def cost_of(frame: Frame, message: Message) -> int:
@@ -79,12 +75,12 @@ class Peer(asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        authenticate: "Authenticate",
-        hello_reply: Callable[[], HelloReply],
+        authenticate: Authenticate,
+        introduce: Introduce,
         handle: "Handle",
         peers: "set[Peer]",
     ) -> None:
-        self._authenticate, self._hello_reply, self._handle = authenticate, hello_reply, handle
+        self._authenticate, self._introduce, self._handle = authenticate, introduce, handle
         self._peers = peers
         self.identity: object | None = None
         self.hello: Hello | None = None
@@ -98,12 +94,14 @@ class Peer(asyncio.BufferedProtocol):
         self._greeting: asyncio.Task[None] | None = None
         self._in_flight = self._in_flight_bytes = 0
         self._reading = self._writing = True
-        self._parting = False  # refused or closing: input is thrown away
+        self._parting = False  # refused: input is thrown away
+        self._stopping = False  # the server is: nothing more is taken
         self._resumed: asyncio.Future[None] | None = None
         self._hello_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
-        self._idle: asyncio.Event = asyncio.Event()
+        self._idle = asyncio.Event()
         self._idle.set()
+        self._gone = asyncio.Event()
 
     # --- for handlers ---------------------------------------------------------------------------------
 
@@ -140,14 +138,22 @@ class Peer(asyncio.BufferedProtocol):
 
     async def finish(self, grace_s: float) -> None:
         """Take no more requests, let those under way be answered, then close; cut off after ``grace_s``."""
-        self._parting_after_replies()
+        self._stopping = True
+        self._set_reading(False)
         try:
             async with asyncio.timeout(grace_s):
                 await self._idle.wait()
         except TimeoutError:
             for task in self._tasks:
                 task.cancel()
+            await asyncio.sleep(0)  # their callbacks answer
         self.close()
+        try:
+            async with asyncio.timeout(FLUSH_S):
+                await self._gone.wait()
+        except TimeoutError:
+            if self._transport is not None:
+                self._transport.abort()
 
     # --- asyncio's side -------------------------------------------------------------------------------
 
@@ -169,6 +175,7 @@ class Peer(asyncio.BufferedProtocol):
             self._greeting.cancel()
         self._transport = None
         self._writing = True
+        self._gone.set()
         self._wake_drained()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -222,13 +229,14 @@ class Peer(asyncio.BufferedProtocol):
         """Whether the next request must wait."""
         return (
             not self._writing
+            or self._stopping
             or self._greeting is not None
             or self._in_flight >= IN_FLIGHT
             or self._in_flight_bytes >= IN_FLIGHT_BYTES
         )
 
     def _advance(self) -> None:
-        if self._transport is None:
+        if self.closed:
             return
         try:
             while not self._parting and not self._held() and (frame := self._reader.next_frame()) is not None:
@@ -251,7 +259,7 @@ class Peer(asyncio.BufferedProtocol):
         elif self.identity is None:
             self.refuse(frame.type, frame.request_id)
         elif self._authority_has_ended():
-            self.fail(frame.type, frame.request_id, Denied(Code.UNAUTHORIZED, UNAUTHORIZED_MESSAGE))
+            self.fail(frame.type, frame.request_id, unauthorized())
         else:
             self._serve(frame)
 
@@ -320,47 +328,32 @@ class Peer(asyncio.BufferedProtocol):
             self.refuse(frame.type, frame.request_id)
             return
         assert isinstance(hello, Hello)
-        if hello.version != PROTOCOL_VERSION:
-            self._refuse_with(frame.type, frame.request_id, _version_fault(hello.version))
-            return
+        self._cancel_hello_timer()
         self._greeting = asyncio.ensure_future(self._admit(frame.request_id, hello))
 
     async def _admit(self, request_id: int, hello: Hello) -> None:
-        kind = FrameType.HELLO
         try:
-            async with asyncio.timeout(AUTHENTICATE_WITHIN_S):
-                identity = await self._authenticate(hello)
-            reply = self._hello_reply()
-            _check_same_cluster(hello, reply)
-        except TimeoutError:
-            late = Unavailable(Code.TIMEOUT, "the token could not be checked in time: try again")
-            self._refuse_with(kind, request_id, late)
+            identity, reply = await admit(hello, self._authenticate, self._introduce)
         except CloudVergeError as error:
-            self._refuse_with(kind, request_id, error)
-        except Exception as error:
-            log.error("authentication failed unexpectedly", peer=self.address, exc_info=error)
-            self._refuse_with(kind, request_id, Unavailable(Code.INTERNAL, "internal error"))
+            self._refuse_with(FrameType.HELLO, request_id, error)
         else:
-            self._welcome(hello, identity)
-            self.reply(kind, request_id, reply)
+            self.identity, self.hello = identity, hello
+            self._authority_ends_s = getattr(identity, "exp", None)
+            self.reply(FrameType.HELLO, request_id, reply)
         finally:
             self._greeting = None
             asyncio.get_running_loop().call_soon(self._advance)
 
-    def _welcome(self, hello: Hello, identity: object) -> None:
-        self.hello, self.identity = hello, identity
-        self._authority_ends_s = getattr(identity, "exp", None)
+    def _cancel_hello_timer(self) -> None:
         if self._hello_timer is not None:
             self._hello_timer.cancel()
             self._hello_timer = None
 
     def refuse(self, kind: int = FrameType.HELLO, request_id: int = 0) -> None:
         """Say the one thing that a caller without a valid token is told, and part."""
-        self._refuse_with(kind, request_id, Denied(Code.UNAUTHORIZED, UNAUTHORIZED_MESSAGE))
+        self._refuse_with(kind, request_id, unauthorized())
 
     def _refuse_with(self, kind: int, request_id: int, error: CloudVergeError) -> None:
-        if error.code == Code.UNAUTHORIZED:
-            error = Denied(Code.UNAUTHORIZED, UNAUTHORIZED_MESSAGE)
         self.identity = None
         self.fail(kind, request_id, error)
         self._part()
@@ -384,10 +377,6 @@ class Peer(asyncio.BufferedProtocol):
         else:
             self._transport.close()
 
-    def _parting_after_replies(self) -> None:
-        self._in_flight_bytes += IN_FLIGHT_BYTES  # held for good: nothing more is taken
-        self._set_reading(False)
-
     # --- a caller that does not take its replies ------------------------------------------------------
 
     def _watch_for_stall(self, last_bytes: int) -> None:
@@ -404,17 +393,3 @@ class Peer(asyncio.BufferedProtocol):
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_result(None)
         self._resumed = None
-
-
-def _version_fault(version: int) -> ProtocolFault:
-    return ProtocolFault(
-        Code.VERSION,
-        f"this server speaks protocol version {PROTOCOL_VERSION}, the caller {version}: upgrade the older one",
-    )
-
-
-def _check_same_cluster(hello: Hello, ours: HelloReply) -> None:
-    if hello.cluster and hello.cluster != ours.cluster:
-        raise ProtocolFault(Code.WRONG_CLUSTER, f"this server belongs to cluster {ours.cluster}")
-    if hello.history and hello.history != ours.history:
-        raise ProtocolFault(Code.WRONG_HISTORY, f"this cluster's history is now {ours.history}")

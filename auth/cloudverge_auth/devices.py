@@ -1,0 +1,57 @@
+"""A user's devices: listing them, and taking one's access away.
+
+Revoking raises the membership epoch of every space its user belongs to, in the same transaction: servers that
+have seen the new epoch refuse the device's older tickets. Other users' devices do not exist for the caller.
+"""
+
+from datetime import datetime
+
+import asyncpg
+import msgspec
+
+from cloudverge_protocol.errors import Code, Refused
+from cloudverge_protocol.ids import DeviceId, UserId
+from cloudverge_wire.database import connection, transaction
+
+
+class Device(msgspec.Struct, frozen=True):
+    """A device that may sign in."""
+
+    id: DeviceId
+    name: str
+    created_at: datetime
+    seen_at: datetime
+
+
+async def list_devices(pool: asyncpg.Pool, user: UserId) -> list[Device]:
+    """The user's devices, oldest first."""
+    async with connection(pool) as connected:
+        rows = await connected.fetch(
+            "select id, name, created_at, seen_at from devices where user_id = $1 and revoked_at is null order by id",
+            user,
+        )
+    return [Device(DeviceId(row["id"]), row["name"], row["created_at"], row["seen_at"]) for row in rows]
+
+
+async def revoke_device(pool: asyncpg.Pool, user: UserId, device: DeviceId) -> None:
+    """Take the device's access away for ever; raises Refused(NOT_FOUND)."""
+    async with transaction(pool) as connected:
+        if await connected.fetchval(_REVOKE, device, user) is None:
+            raise Refused(Code.NOT_FOUND, f"you have no device {device}")
+        await connected.execute(_END_FAMILIES, device)
+        await connected.execute(_RAISE_EPOCHS, user)
+
+
+_REVOKE = """
+update devices set revoked_at = now() where id = $1 and user_id = $2 and revoked_at is null returning id
+"""
+_END_FAMILIES = """
+update families set ended_at = now(), end_reason = 'revoked' where device_id = $1 and ended_at is null
+"""
+# In id order, as every transaction that locks several spaces does.
+_RAISE_EPOCHS = """
+update spaces set membership_epoch = membership_epoch + 1
+where id in (
+    select s.id from spaces s join members m on m.space_id = s.id where m.user_id = $1 order by s.id for update of s
+)
+"""
