@@ -13,7 +13,7 @@ import trio
 from cloudverge_mount.connection import Connection, HelloSource
 from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import CloudVergeError, Code, Denied, Unavailable
-from cloudverge_protocol.messages import FrameType, Message
+from cloudverge_protocol.messages import FrameType, HelloReply, Message
 
 GREET_EVERY_S = 40.0  # tickets live 60 s
 FIRST_PAUSE_S = 0.05
@@ -48,6 +48,11 @@ class Link:
     def connected(self) -> bool:
         """Whether a connection stands that has not failed yet."""
         return self._connection is not None and not self._connection.closed
+
+    @property
+    def server(self) -> HelloReply | None:
+        """What the server that was connected to last said of itself."""
+        return self._connection.server if self._connection is not None else None
 
     async def call(
         self,

@@ -66,7 +66,7 @@ def set_up(path: Path | None = None) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=target),  # type: ignore[arg-type]
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # the target changes when the cache folder is known
     )
     logging.basicConfig(
         level=max(level, logging.WARNING),

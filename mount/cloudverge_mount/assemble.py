@@ -1,0 +1,287 @@
+"""The mount process put together: who we are, our session, names and bytes, the kernel; and taken apart again.
+
+The order of the start: sign in, take the cache folder, open the session, recover what the folder holds, mount.
+The order of the end, however it comes about (umount, SIGTERM, cvumount): no requests any more, a short time to
+ship what is pending, then everything is closed. What was not shipped stays in the journal for the next mount.
+"""
+
+import getpass
+import os
+import re
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import structlog
+import trio
+
+from cloudverge_mount import credentials, memory
+from cloudverge_mount.authclient import AuthClient
+from cloudverge_mount.binding import Binding
+from cloudverge_mount.cachefolder import CacheFolder, default_cache_folder
+from cloudverge_mount.config import MountConfig
+from cloudverge_mount.content import Content
+from cloudverge_mount.control import ControlServer
+from cloudverge_mount.endpoints import Endpoints, load_cluster, remote
+from cloudverge_mount.identity import Identity
+from cloudverge_mount.kernelmount import KernelMount, fuse_options
+from cloudverge_mount.link import Link
+from cloudverge_mount.metaclient import MetaClient
+from cloudverge_mount.registry import MountRecord, registered, runtime_folder, start_time
+from cloudverge_mount.session import START_WAIT_S, Session
+from cloudverge_mount.shim import Workers
+from cloudverge_mount.sink import Sink
+from cloudverge_mount.standing import describe
+from cloudverge_mount.vfs import OwnerPolicy, Vfs, open_vfs
+from cloudverge_protocol.errors import CloudVergeError, Code, Denied, Unavailable
+from cloudverge_protocol.ids import PROTOCOL_VERSION, SpaceId
+from cloudverge_protocol.messages import Hello, SessionOpen
+
+FOLDER_WAIT_S: Final = 15.0  # for a mount that is just ending
+RETRY_S: Final = 0.25
+DRAIN_ON_SIGNAL_S: Final = 20.0
+DRAIN_AFTER_UMOUNT_S: Final = 5.0
+CLOSE_WAIT_S: Final = 5.0
+
+T = TypeVar("T")
+_log = structlog.get_logger()
+
+
+def software() -> str:
+    """What we call ourselves in HELLO."""
+    try:
+        return f"cvmount/{version('cloudverge')}"
+    except PackageNotFoundError:
+        return "cvmount"
+
+
+def user_name() -> str:
+    """This user's name, as auth may take it."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = f"user{os.geteuid()}"
+    return re.sub(r"[^a-z0-9._-]", "-", name.lower()).strip("-._") or f"user{os.geteuid()}"
+
+
+def locate(config: MountConfig) -> Endpoints:
+    """Where the cluster is, as of now."""
+    if config.server_url is not None:
+        return remote(config.server_url, config.metaserver, config.ca)
+    assert config.cluster_folder is not None
+    return load_cluster(config.cluster_folder)
+
+
+async def patiently(action: Callable[[], Awaitable[T]], wait_s: float = START_WAIT_S) -> T:
+    """Do ``action``, again and again while servers are starting."""
+    give_up_at = trio.current_time() + wait_s
+    while True:
+        try:
+            return await action()
+        except Unavailable:
+            if trio.current_time() > give_up_at:
+                raise
+        await trio.sleep(RETRY_S)
+
+
+async def make_identity(config: MountConfig, endpoints: Endpoints, auth: AuthClient) -> Identity:
+    """Who we are in this cluster, by the credentials on disk or the password that was typed."""
+    cluster = endpoints.cluster or (await patiently(auth.keys)).cluster
+    folder = config.cluster_folder
+    file = (
+        credentials.file_in_cluster_folder(folder, cluster) if folder else credentials.file_of_user(cluster)
+    )
+    identity = Identity(
+        auth,
+        file,
+        cluster=cluster,
+        user=config.user or user_name(),
+        device=socket.gethostname(),
+        space=config.space,
+        may_sign_up=folder is not None,
+    )
+    if config.password:
+        await identity.sign_in_with(config.password)
+    return identity
+
+
+async def take_folder(path: Path) -> CacheFolder:
+    """The cache folder, for us alone; waits a while for a mount that is just ending."""
+    folder = CacheFolder(path)
+    give_up_at = trio.current_time() + FOLDER_WAIT_S
+    while not folder.lock():
+        if trio.current_time() > give_up_at:
+            raise Denied(
+                Code.SPACE_IN_USE, f"the cache folder {path} is in use by another mount on this machine"
+            )
+        await trio.sleep(RETRY_S)
+    return folder
+
+
+class MountProcess:
+    """One mount from start to end: ``await MountProcess(...).run()``.
+
+    ``log_to`` is called with the cache folder as soon as it is ours, ``mounted`` when requests are answered.
+    """
+
+    def __init__(
+        self, config: MountConfig, *, log_to: Callable[[Path], None], mounted: Callable[[], None]
+    ) -> None:
+        self._config = config
+        self._log_to = log_to
+        self._mounted = mounted
+        self._endpoints = locate(config)
+        self._space_name = config.space
+        self._failures: list[str] = []
+        self._stopping = False
+        self._identity: Identity
+        self._folder: CacheFolder
+        self._session: Session
+        self._content: Content
+        self._vfs: Vfs
+        self._kernel: KernelMount
+
+    async def run(self) -> None:
+        """Returns when the mount has ended; raises CloudVergeError when it could not begin."""
+        memory.tune_allocator()
+        async with AuthClient(self._endpoints.auth_url, self._endpoints.tls()) as auth:
+            self._identity = await make_identity(self._config, self._endpoints, auth)
+            space = (await patiently(self._identity.ticket)).space
+            self._space_name = await self._identity.space_name()
+            cluster = self._identity.cluster
+            self._folder = await take_folder(
+                self._config.cache_folder or default_cache_folder(cluster, space)
+            )
+            self._folder.belong_to(cluster, space)
+            self._log_to(self._folder.path)
+            async with trio.open_nursery() as nursery:
+                await self._open(nursery, SpaceId(space))
+                shipped = await self._work()
+                await self._close(shipped)
+                nursery.cancel_scope.cancel()
+
+    # --- the session and what stands on it ---------------------------------------------------------------
+
+    async def _hello(self) -> Hello:
+        ticket = await self._identity.ticket()
+        return Hello(PROTOCOL_VERSION, ticket.ticket, self._identity.cluster, "", software())
+
+    def _address(self) -> tuple[str, int]:
+        try:
+            self._endpoints = locate(self._config)
+        except CloudVergeError as error:
+            _log.info("the cluster's endpoints cannot be read again", reason=error.message)
+        return self._endpoints.metaserver
+
+    async def _open(self, nursery: trio.Nursery, space: SpaceId) -> None:
+        tls, cache = self._endpoints.tls(), self._folder.path
+        meta = MetaClient(Link(self._address, self._hello, nursery, tls=tls))
+        mountpoint = str(self._config.mountpoint)
+        request = SessionOpen(space, self._folder.cache_id(), socket.gethostname(), mountpoint)
+        session = self._session = Session(meta, request)
+        await session.open()
+        nursery.start_soon(self._keep, "session", session.run)
+
+        def make_content(sink: Sink) -> Content:
+            self._content = Content(meta, session, self._hello, cache, sink, tls=tls)
+            return self._content
+
+        owners = OwnerPolicy(self._config.options.preserve_owner, self._config.uid, self._config.gid)
+        self._vfs = await open_vfs(cache, session, meta, make_content, owners)
+        session.on_reopened(self._content.reopened)
+
+    async def _close(self, shipped: bool) -> None:
+        with trio.move_on_after(CLOSE_WAIT_S) as scope:
+            scope.shield = True
+            await self._vfs.aclose()
+            await self._content.aclose()
+            if shipped:
+                try:
+                    await self._session.close()
+                except CloudVergeError as error:
+                    _log.info("the session could not be closed", reason=error.message)
+        self._folder.unlock()
+
+    # --- serving -----------------------------------------------------------------------------------------
+
+    async def _work(self) -> bool:
+        """Mount, serve until the mount ends, ship; whether all could be shipped."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._keep, "content", self._content.run)
+            await nursery.start(self._keep, "vfs", self._vfs.run)
+            socket_path = runtime_folder() / f"{os.getpid()}.sock"
+            await nursery.start(ControlServer(socket_path, self._status, self._vfs.sync).run)
+            await self._serve(nursery, socket_path)
+            shipped = await self._ship(DRAIN_AFTER_UMOUNT_S)
+            nursery.cancel_scope.cancel()
+        return shipped
+
+    async def _keep(
+        self,
+        name: str,
+        run: Callable[..., Awaitable[None]],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run background work whose failure must not end the mount: it is logged and shown instead."""
+        try:
+            await run(task_status=task_status)
+        except Exception as error:
+            _log.critical("background work failed", work=name, exc_info=error)
+            self._failures.append(f"{name} failed ({error!r}): unmount and mount again")
+
+    async def _serve(self, nursery: trio.Nursery, socket_path: Path) -> None:
+        workers = Workers()
+        options = fuse_options(self._config.options, self._space_name)
+        binding = Binding(self._vfs, workers)
+        self._kernel = KernelMount(binding, workers, self._config.mountpoint, options)
+        self._kernel.attach()
+        try:
+            pid, cache = os.getpid(), str(self._folder.path)
+            mountpoint = str(self._config.mountpoint)
+            with registered(
+                MountRecord(mountpoint, pid, start_time(pid), self._space_name, cache, str(socket_path))
+            ):
+                nursery.start_soon(self._heed_signals)
+                nursery.start_soon(memory.trim_now_and_then)
+                memory.settle()
+                self._mounted()
+                await self._kernel.serve()
+        finally:
+            self._kernel.detach()
+
+    def _status(self) -> dict[str, Any]:
+        status = describe(self._config, self._session, self._vfs, self._content)
+        status["space"] = self._space_name
+        status["degraded"] += self._failures
+        return status
+
+    # --- ending ------------------------------------------------------------------------------------------
+
+    async def _heed_signals(self) -> None:
+        """The first SIGTERM or SIGINT ends the mount in order, with time to ship; a second one, at once."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                async for _ in signals:
+                    if self._stopping:
+                        await self._kernel.unmount()
+                    else:
+                        self._stopping = True
+                        nursery.start_soon(self._stop)
+
+    async def _stop(self) -> None:
+        await self._ship(DRAIN_ON_SIGNAL_S)
+        await self._kernel.unmount()
+
+    async def _ship(self, wait_s: float) -> bool:
+        """Try to ship all that is pending; whether it worked."""
+        with trio.move_on_after(wait_s):
+            try:
+                await self._vfs.sync()
+                return True
+            except CloudVergeError as error:
+                _log.warning("not all could be shipped; the next mount will", reason=error.message)
+        return False

@@ -1,0 +1,94 @@
+"""Credentials on disk: who this user is in a cluster, and the secret that proves it. Files of mode 0600.
+
+Keyed by cluster id, never by URL: a URL can come to mean another cluster, which must not see the password.
+An embedded cluster's credentials lie in its own folder and hold a password made at random; those of another
+lie in the user's configuration folder and hold a refresh token.
+
+Refresh tokens rotate and using one twice ends them all, so whoever refreshes holds the lock while it reads,
+asks and writes: two mounts of one user share a file.
+"""
+
+import fcntl
+import os
+import re
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import platformdirs
+
+from cloudverge_protocol.errors import Code, Denied, ProtocolFault
+
+CLUSTER_ID = re.compile(r"[0-9a-f]{8,64}")
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """What is kept of one user in one cluster; empty: not known."""
+
+    cluster: str
+    user: str
+    password: str = ""
+    refresh_token: str = ""
+
+
+class CredentialFile:
+    """The file of one cluster."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> Credentials | None:
+        """What is kept, or None if there is nothing yet."""
+        try:
+            return msgspec.json.decode(self.path.read_bytes(), type=Credentials)
+        except FileNotFoundError:
+            return None
+        except PermissionError:
+            raise Denied(Code.FORBIDDEN, f"{self.path} is not yours to read") from None
+        except msgspec.DecodeError:
+            raise ProtocolFault(
+                Code.BAD_REQUEST, f"{self.path} is damaged: remove it and sign in again"
+            ) from None
+
+    def save(self, credentials: Credentials) -> None:
+        """Replace the file, whole or not at all, and durably."""
+        self._make_folder()
+        scratch = self.path.with_suffix(f".{os.getpid()}.new")
+        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(msgspec.json.encode(credentials))
+            file.flush()
+            os.fsync(fd)
+        scratch.replace(self.path)
+
+    def try_lock(self) -> BinaryIO | None:
+        """Keep other processes of this user from refreshing until the result is closed; None: another does."""
+        self._make_folder()
+        file = open(self.path.with_suffix(".lock"), "ab")  # noqa: SIM115  closing it is what unlocks
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return file
+
+    def _make_folder(self) -> None:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def file_in_cluster_folder(folder: Path, cluster: str) -> CredentialFile:
+    """The credentials of an embedded cluster."""
+    return CredentialFile(folder / "secrets" / f"user-{_safe(cluster)}.json")
+
+
+def file_of_user(cluster: str) -> CredentialFile:
+    """The credentials of a cluster elsewhere."""
+    folder = platformdirs.user_config_path("cloudverge") / "credentials"
+    return CredentialFile(folder / f"{_safe(cluster)}.json")
+
+
+def _safe(cluster: str) -> str:
+    """A cluster id comes from a server: it must not choose the file."""
+    if not CLUSTER_ID.fullmatch(cluster):
+        raise ProtocolFault(Code.BAD_REQUEST, f"{cluster[:80]!r} cannot be the id of a cluster")
+    return cluster

@@ -1,0 +1,154 @@
+"""``cvmount``: mount a space. Parses, makes the mountpoint ready, starts an embedded cluster if one is meant and none
+runs, then has the mount served in the background and returns 0 when it is mounted.
+"""
+
+import argparse
+import getpass
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final, NoReturn
+
+import trio
+
+from cloudverge_mount import logs
+from cloudverge_mount.assemble import MountProcess, locate, user_name
+from cloudverge_mount.authclient import AuthClient
+from cloudverge_mount.config import MountConfig
+from cloudverge_mount.credentials import file_of_user
+from cloudverge_mount.daemon import Announcer, in_background, log_file
+from cloudverge_mount.endpoints import default_cluster_folder, supervisor_runs
+from cloudverge_mount.exits import complain
+from cloudverge_mount.mountpoints import prepare, resolve
+from cloudverge_mount.options import MountOptions, parse_options
+from cloudverge_protocol.errors import CloudVergeError, Code, Unavailable
+
+CLUSTER_START_S: Final = 180.0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="cvmount",
+        description="Mount your CloudVerge space as a folder. Without --cluster and --server it lies on a cluster of "
+        "this machine in your data folder, which is started if need be.",
+    )
+    parser.add_argument("mountpoint", type=Path, help="a folder; made if it does not exist")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--cluster", type=Path, metavar="DIR", help="the folder of a cluster of this machine")
+    where.add_argument("--server", metavar="URL", help="the auth server of a cluster elsewhere")
+    parser.add_argument("--metaserver", metavar="HOST[:PORT]", help="with --server; else the same host")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="with --server: the cluster's own CA")
+    parser.add_argument("--user", default="", help="with --server: your name there")
+    parser.add_argument("--space", default="", help="name or number of the space; else your first")
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="all state kept on this machine")
+    parser.add_argument("--foreground", action="store_true", help="stay, and log to stderr")
+    parser.add_argument(
+        "-o", dest="options", action="append", default=[], metavar="OPTIONS",
+        help="mount options: preserve_owner, allow_other, ro, suid, dev, noatime, ...",
+    )  # fmt: skip
+    return parser
+
+
+def _absolute(path: Path | str | None) -> Path | None:
+    return Path(os.path.abspath(Path(path).expanduser())) if path else None
+
+
+def make_config(arguments: argparse.Namespace) -> MountConfig:
+    """What is to be mounted where; ``-o`` may name what has a flag of its own too, for fstab."""
+    options: MountOptions = parse_options(arguments.options)
+    values = options.values
+    server = arguments.server or values.get("server")
+    cluster = _absolute(arguments.cluster or values.get("cluster"))
+    return MountConfig(
+        mountpoint=resolve(arguments.mountpoint),
+        cluster_folder=None if server else cluster or default_cluster_folder(),
+        server_url=server,
+        metaserver=arguments.metaserver or values.get("metaserver"),
+        ca=_absolute(arguments.ca or values.get("ca")),
+        user=arguments.user or values.get("login", ""),
+        space=arguments.space or values.get("space", ""),
+        cache_folder=_absolute(arguments.cache_dir or values.get("cache-dir")),
+        options=options,
+        foreground=arguments.foreground,
+        uid=int(values.get("uid", os.getuid())),
+        gid=int(values.get("gid", os.getgid())),
+    )
+
+
+def start_cluster(folder: Path) -> None:
+    """Start the embedded cluster in ``folder`` unless it runs: by ``cv up``, which waits until it is ready."""
+    if supervisor_runs(folder):
+        return
+    beside = Path(sys.executable).parent / "cv"
+    command = str(beside) if beside.exists() else shutil.which("cv")
+    if command is None:
+        raise Unavailable(Code.UNAVAILABLE, 'there is no command cv: pip install "cloudverge[embedded]"')
+    try:
+        ended = subprocess.run(
+            [command, "up", "--json", "--dir", str(folder)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=CLUSTER_START_S, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise Unavailable(Code.TIMEOUT, f"the cluster in {folder} did not start in time") from None
+    if ended.returncode:
+        raise Unavailable(Code.UNAVAILABLE, f"the cluster in {folder} could not be started")
+
+
+def sign_in_elsewhere(config: MountConfig) -> MountConfig:
+    """With a server elsewhere and no credentials for it: ask for a password, if somebody is there to ask."""
+    endpoints = locate(config)
+
+    async def ask_cluster() -> str:
+        async with AuthClient(endpoints.auth_url, endpoints.tls()) as auth:
+            return (await auth.keys()).cluster
+
+    if file_of_user(trio.run(ask_cluster)).load() is not None:
+        return config
+    user, password = config.user or user_name(), os.environ.get("CLOUDVERGE_PASSWORD", "")
+    if not password and sys.stdin.isatty():
+        password = getpass.getpass(f"password of {user} at {config.server_url}: ")
+    return MountConfig(**{**vars(config), "user": user, "password": password})
+
+
+def serve(config: MountConfig, announcer: Announcer) -> None:
+    """Serve the mount until it ends."""
+
+    def log_to(cache_folder: Path) -> None:
+        if not config.foreground:
+            logs.set_up(log_file(cache_folder))
+
+    process = MountProcess(config, log_to=log_to, mounted=announcer.mounted)
+    trio.run(process.run, restrict_keyboard_interrupt_to_checkpoints=True)
+
+
+def mount(config: MountConfig) -> None:
+    """Do it; returns when it is mounted, or in the foreground when it has ended."""
+    prepare(config.mountpoint, nonempty=config.options.nonempty)
+    if config.cluster_folder is not None:
+        start_cluster(config.cluster_folder)
+    else:
+        config = sign_in_elsewhere(config)
+    if config.foreground:
+        serve(config, Announcer(-1))
+    else:
+        in_background(lambda announcer: serve(config, announcer))
+
+
+def main() -> NoReturn:
+    """Entry point of ``cvmount``."""
+    arguments = build_parser().parse_args()
+    logs.set_up()
+    try:
+        mount(make_config(arguments))
+    except CloudVergeError as error:
+        sys.exit(complain("cvmount", error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

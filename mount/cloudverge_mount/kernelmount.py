@@ -1,0 +1,99 @@
+"""The mount in the kernel: made through pyfuse3, tuned, served, ended.
+
+One per process (pyfuse3 keeps it in globals). Nothing here may look at the mountpoint: see ``mountpoints``.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Final
+
+import pyfuse3
+import structlog
+import trio
+
+from cloudverge_mount import shim
+from cloudverge_mount.binding import Binding
+from cloudverge_mount.mountpoints import mounted_at, unmount_command
+from cloudverge_mount.options import MountOptions
+from cloudverge_protocol.errors import Code, Refused
+
+WORKERS_MIN: Final = 4  # idle ones that are kept
+WORKERS_MAX: Final = 99
+READ_AHEAD_KB: Final = 1024  # the kernel's default of 128 makes eight times as many requests
+BACKGROUND_MAX: Final = 64  # asynchronous reads under way; the kernel's default is 12
+UNMOUNT_WAIT_S: Final = 10.0
+
+_log = structlog.get_logger()
+
+
+def fuse_options(options: MountOptions, space_name: str) -> set[str]:
+    """The options for the kernel and libfuse. Pure."""
+    chosen = {"default_permissions", *options.kernel}
+    if not options.fsname:
+        chosen.add(f"fsname=cloudverge:{space_name.replace(',', '_')}")
+    return chosen
+
+
+class KernelMount:
+    """``attach``, then ``serve`` until it is unmounted, then ``detach``."""
+
+    def __init__(self, binding: Binding, workers: shim.Workers, mountpoint: Path, options: set[str]) -> None:
+        self._binding = binding
+        self._workers = workers
+        self._mountpoint = mountpoint
+        self._options = options
+        self.ended = False
+
+    def attach(self) -> None:
+        """Mount; requests wait in the kernel until ``serve`` runs."""
+        try:
+            pyfuse3.init(self._binding, str(self._mountpoint), self._options)
+        except RuntimeError as error:
+            raise Refused(Code.NOT_PERMITTED, f"{self._mountpoint} cannot be mounted: {error}") from None
+        _tune(self._mountpoint)
+
+    async def serve(self) -> None:
+        """Answer the kernel until the mount ends."""
+        shim.install(self._workers)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._workers.watch_deadlines)
+                await pyfuse3.main(min_tasks=WORKERS_MIN, max_tasks=WORKERS_MAX)
+                nursery.cancel_scope.cancel()
+        finally:
+            self.ended = True
+            shim.uninstall(self._workers)
+
+    async def unmount(self) -> None:
+        """Unmount from within: politely, or lazily when it is busy. ``serve`` returns then."""
+        for lazy in (False, True):
+            command = unmount_command(self._mountpoint, lazy=lazy)
+            with trio.move_on_after(UNMOUNT_WAIT_S):
+                ended = await trio.run_process(command, check=False, capture_stdout=True, capture_stderr=True)
+                if ended.returncode == 0:
+                    break
+        with trio.move_on_after(UNMOUNT_WAIT_S):
+            while not self.ended:  # noqa: ASYNC110  the kernel tells pyfuse3, not us
+                await trio.sleep(0.02)
+        if not self.ended:
+            pyfuse3.terminate()
+
+    def detach(self) -> None:
+        """Let go of the kernel's side, whatever state it is in."""
+        pyfuse3.close(unmount=True)
+
+
+def _tune(mountpoint: Path) -> None:
+    """Ask the kernel for larger and more reads; only root may have the first."""
+    there = mounted_at(mountpoint)
+    if there is None:
+        return
+    minor = there.device.partition(":")[2]
+    connection = Path("/sys/fs/fuse/connections") / minor
+    for file, value in (
+        (Path("/sys/class/bdi") / there.device / "read_ahead_kb", READ_AHEAD_KB),
+        (connection / "max_background", BACKGROUND_MAX),
+        (connection / "congestion_threshold", BACKGROUND_MAX * 3 // 4),
+    ):
+        with contextlib.suppress(OSError):
+            file.write_text(str(value))

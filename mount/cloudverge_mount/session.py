@@ -1,0 +1,268 @@
+"""The session: this mount's right to act on its space, opened, kept alive, and opened again when it was lost.
+
+The lease is renewed every third of its length. What can go wrong, and what then holds:
+
+* The metaserver does not answer: the lease runs out, ``offline`` becomes true, names and cached bytes are served
+  on, and renewing is tried every second.
+* The lease is lost (FENCED: a restarted or restored server, or a takeover): the session is opened again. Its new
+  incarnation is announced to those who asked (``on_reopened``): they drop open chunks and use new numbers.
+* Somebody else holds the space meanwhile (SPACE_IN_USE) or we may no longer use it: ``read_only`` becomes true and
+  ``trouble`` says why; opening is tried again now and then. Nothing waits for that.
+
+Nothing here suspends but ``open``, ``ensure_ids``, ``run`` and ``close``; the rest are plain reads.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+import trio
+
+from cloudverge_mount.idrange import LOW_IDS, REFILL_IDS, IdRange
+from cloudverge_mount.lease import RETRY_S, Lease, boottime, holder_lives
+from cloudverge_mount.metaclient import MetaClient
+from cloudverge_protocol.errors import CloudVergeError, Code, Denied, Unavailable
+from cloudverge_protocol.ids import EntryNumber, Epoch, Incarnation, Seq, SessionId, SpaceId
+from cloudverge_protocol.messages import Ids, SessionOpen, SessionRef, SessionReply
+
+START_WAIT_S: Final = 30.0  # for servers that are just starting
+IN_USE_POLL_S: Final = 1.0
+REOPEN_EVERY_S: Final = 3.0
+GRACE_S: Final = 2.0  # after a foreign lease should have ended
+
+_log = structlog.get_logger()
+
+
+class Session:
+    """The session of one cache folder on one space; ``open`` it, then keep ``run`` running."""
+
+    def __init__(self, meta: MetaClient, request: SessionOpen, clock: Callable[[], float] = boottime) -> None:
+        self._meta = meta
+        self._request = request
+        self._clock = clock
+        self._reply: SessionReply | None = None
+        self._lease = Lease(0.0, 0.0)
+        self._callbacks: list[Callable[[], None]] = []
+        self._ids = IdRange()
+        self._refilling = trio.Lock()
+        self._ids_low = trio.Event()
+        self._used = (0, 0)
+        self._quota = (0, 0)
+        self.free_bytes = 0
+        self.trouble = ""  # why we may not change anything, for people
+
+    # --- what it is --------------------------------------------------------------------------------------
+
+    @property
+    def _granted(self) -> SessionReply:
+        if self._reply is None:
+            raise Unavailable(Code.UNAVAILABLE, "the session is not open yet")
+        return self._reply
+
+    @property
+    def cluster(self) -> str:
+        """The cluster's id, as the metaserver told it."""
+        return self._meta.link.server.cluster if self._meta.link.server else ""
+
+    @property
+    def history(self) -> str:
+        """The history id of its database."""
+        return self._meta.link.server.history if self._meta.link.server else ""
+
+    @property
+    def space(self) -> SpaceId:
+        return self._request.space
+
+    @property
+    def session(self) -> SessionId:
+        return self._granted.session
+
+    @property
+    def incarnation(self) -> Incarnation:
+        return self._granted.incarnation
+
+    @property
+    def lease_epoch(self) -> Epoch:
+        return self._granted.lease_epoch
+
+    @property
+    def seq(self) -> Seq:
+        return self._granted.seq
+
+    @property
+    def high_water(self) -> Mapping[Incarnation, EntryNumber]:
+        return dict(self._granted.high_water)
+
+    @property
+    def replicas(self) -> int:
+        return self._granted.replicas
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing may be changed: a reader's role, or a right that was lost."""
+        return self._granted.read_only or bool(self.trouble)
+
+    @property
+    def quota_bytes(self) -> int:
+        return self._quota[0]
+
+    @property
+    def quota_inodes(self) -> int:
+        return self._quota[1]
+
+    @property
+    def used_bytes(self) -> int:
+        return self._used[0]
+
+    @property
+    def used_inodes(self) -> int:
+        return self._used[1]
+
+    @property
+    def offline(self) -> bool:
+        """Whether the lease has run out without an answer."""
+        return not self._lease.is_valid(self._clock())
+
+    @property
+    def state(self) -> str:
+        """DORMANT, EXCLUSIVE or SHARED. Alone on a space, a session is EXCLUSIVE while its lease holds."""
+        return "DORMANT" if self.offline or self.trouble else "EXCLUSIVE"
+
+    def ref(self) -> SessionRef:
+        """How requests name this session."""
+        granted = self._granted
+        return SessionRef(granted.session, granted.incarnation, granted.lease_epoch)
+
+    def note_use(self, used_bytes: int, used_inodes: int) -> None:
+        """A batch reply has told the space's use."""
+        self._used = (used_bytes, used_inodes)
+
+    def on_reopened(self, callback: Callable[[], None]) -> None:
+        """Call this whenever the session has been opened again."""
+        self._callbacks.append(callback)
+
+    # --- opening -----------------------------------------------------------------------------------------
+
+    async def open(self, wait_s: float = START_WAIT_S) -> None:
+        """Become the active mount of the space.
+
+        Waits for servers that are starting, and for the lease of another device to end if that one does not
+        renew it. Raises Denied(SPACE_IN_USE), naming the device, as soon as it is seen to be alive.
+        """
+        give_up_at = self._clock() + wait_s
+        foreign_end: float | None = None
+        while True:
+            try:
+                await self._open_once()
+                await self._renew()  # which also tells the room that is left
+                return
+            except Unavailable:
+                if self._clock() > give_up_at:
+                    raise
+                await trio.sleep(RETRY_S / 4)
+            except Denied as error:
+                end = self._clock() + error.retry_after_s
+                alive = foreign_end is not None and holder_lives(foreign_end, end)
+                overdue = foreign_end is not None and self._clock() > foreign_end + GRACE_S
+                if error.code != Code.SPACE_IN_USE or not error.retry_after_s or alive or overdue:
+                    raise
+                foreign_end = end if foreign_end is None else foreign_end
+                await trio.sleep(min(IN_USE_POLL_S, error.retry_after_s))
+
+    async def _open_once(self) -> None:
+        asked_at = self._clock()
+        reply = await self._meta.open_session(self._request)
+        self._reply = reply
+        self._lease = Lease(asked_at, reply.lease_s)
+        self._quota = (reply.quota_bytes, reply.quota_inodes)
+        self._used = (reply.used_bytes, reply.used_inodes)
+        self._ids.clear()
+        self._ids.add(reply.first_id, reply.ids)
+        self.trouble = ""
+
+    async def close(self) -> None:
+        """Give the lease back; everything must have been shipped."""
+        await self._meta.close_session(self.ref())
+
+    # --- keeping it alive --------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Renew the lease and the ids; runs until cancelled."""
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            nursery.start_soon(self._keep_lease)
+            nursery.start_soon(self._keep_ids)
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await trio.sleep(REOPEN_EVERY_S if self.trouble else self._lease.renewal_in(self._clock()))
+            try:
+                await (self._reopen() if self.trouble else self._renew())
+            except Unavailable as error:
+                _log.info("the lease could not be renewed", reason=error.message)
+                await trio.sleep(RETRY_S)
+            except CloudVergeError as error:
+                await self._lost(error)
+
+    async def _renew(self) -> None:
+        asked_at = self._clock()
+        renewed = await self._meta.renew(self.ref())
+        self._lease = Lease(asked_at, renewed.lease_s)
+        self._quota = (renewed.quota_bytes, renewed.quota_inodes)
+        self._used = (renewed.used_bytes, renewed.used_inodes)
+        self.free_bytes = renewed.free_bytes
+
+    async def _lost(self, error: CloudVergeError) -> None:
+        if not self.trouble:
+            _log.warning("the lease is lost", reason=error.message, code=error.code.name)
+        try:
+            await self._reopen()
+        except Unavailable:
+            await trio.sleep(RETRY_S)
+        except CloudVergeError as refusal:
+            self.trouble = refusal.message
+
+    async def _reopen(self) -> None:
+        await self._open_once()
+        _log.warning("the session has been opened again", incarnation=self.incarnation)
+        for callback in self._callbacks:
+            callback()
+
+    # --- ids ---------------------------------------------------------------------------------------------
+
+    def take_id(self) -> int:
+        """One id for a new inode or dentry; raises Unavailable when none is at hand."""
+        if self._ids.left <= LOW_IDS:
+            self._ids_low.set()
+        return self._ids.take()
+
+    async def ensure_ids(self, count: int) -> None:
+        """Wait until ``count`` ids are at hand; raises Unavailable."""
+        while self._ids.left < count:
+            await self._refill(count)
+
+    async def _refill(self, count: int) -> None:
+        left = self._ids.left
+        async with self._refilling:
+            if self._ids.left > left:
+                return  # another did it meanwhile
+            ref = self.ref()
+            reply = await self._meta.ids(
+                Ids(ref.session, ref.incarnation, ref.lease_epoch, max(count, REFILL_IDS))
+            )
+            if reply.count <= 0:
+                raise Unavailable(Code.UNAVAILABLE, "the metaserver gives no more inode numbers")
+            if ref.incarnation == self.incarnation:
+                self._ids.add(reply.first, reply.count)
+
+    async def _keep_ids(self) -> None:
+        while True:
+            await self._ids_low.wait()
+            self._ids_low = trio.Event()
+            try:
+                if self._ids.left <= LOW_IDS:
+                    await self._refill(REFILL_IDS)
+            except CloudVergeError as error:
+                _log.info("no fresh ids", reason=error.message)
+                await trio.sleep(RETRY_S)
+                self._ids_low.set()
