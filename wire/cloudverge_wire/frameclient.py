@@ -18,15 +18,14 @@ from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import CloudVergeError, Code, ProtocolFault, Unavailable, make_error
 from cloudverge_protocol.frames import Frame, FrameReader
 from cloudverge_protocol.messages import ErrorReply, FrameType, Hello, HelloReply, Message
+from cloudverge_wire.flow import WRITE_HIGH_BYTES, write_frame
 from cloudverge_wire.listen import tune_stream
-from cloudverge_wire.peer import write_frame
 
 Reply = tuple[Message, memoryview]
 
 RENEW_S = 40.0
 CALL_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
-WRITE_HIGH_BYTES = 8 * 1024 * 1024
 WRITE_MAX_BYTES = 256 * 1024 * 1024
 
 

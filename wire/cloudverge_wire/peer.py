@@ -26,8 +26,7 @@ from cloudverge_protocol import codec
 from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import CloudVergeError, Code, ProtocolFault, Unavailable
 from cloudverge_protocol.frames import PREFIX_BYTES, Frame, FrameReader
-from cloudverge_protocol.ids import MAX_READ_BYTES
-from cloudverge_protocol.messages import Empty, ErrorReply, FrameType, Hello, Message, Read
+from cloudverge_protocol.messages import Empty, ErrorReply, FrameType, Hello, Message
 from cloudverge_wire.admission import (
     HELLO_WITHIN_S,
     Authenticate,
@@ -36,38 +35,19 @@ from cloudverge_wire.admission import (
     is_small_hello,
     unauthorized,
 )
+from cloudverge_wire.flow import WRITE_HIGH_BYTES, InFlight, cost_of, write_frame
 
 Answer = tuple[Message, Sequence[Buffer]]
 
-IN_FLIGHT = 256
-IN_FLIGHT_BYTES = 32 * 1024 * 1024
-WRITE_HIGH_BYTES = 8 * 1024 * 1024
 STALL_S = 60.0
 LINGER_S = 1.0
 FLUSH_S = 1.0
-_COALESCE_BYTES = 16 * 1024  # a body up to this is copied behind its header: one buffer, one send
 
 log = structlog.get_logger("cloudverge.wire")
 
 
 if TYPE_CHECKING:
     Handle = Callable[["Peer", FrameType, Message, memoryview], Answer | Awaitable[Answer] | None]
-
-
-def cost_of(frame: Frame, message: Message) -> int:
-    """Bytes that a request holds until it is answered: its own, and those of the reply it asks for."""
-    wanted = min(max(message.length, 0), MAX_READ_BYTES) if isinstance(message, Read) else 0
-    return len(frame.header) + len(frame.body) + wanted
-
-
-def write_frame(transport: asyncio.Transport, head: bytes, body: Sequence[Buffer]) -> None:
-    """Send a frame; large bodies are handed to the transport as they are, without a copy of ours."""
-    if not body:
-        transport.write(head)
-    elif sum(map(len, body)) <= _COALESCE_BYTES:
-        transport.write(b"".join((head, *body)))
-    else:
-        transport.writelines((head, *body))
 
 
 class Peer(asyncio.BufferedProtocol):
@@ -92,7 +72,7 @@ class Peer(asyncio.BufferedProtocol):
         self._first_bytes = 0
         self._tasks: set[asyncio.Future[Answer]] = set()
         self._greeting: asyncio.Task[None] | None = None
-        self._in_flight = self._in_flight_bytes = 0
+        self._in_flight = InFlight()
         self._reading = self._writing = True
         self._parting = False  # refused: input is thrown away
         self._stopping = False  # the server is: nothing more is taken
@@ -227,13 +207,7 @@ class Peer(asyncio.BufferedProtocol):
 
     def _held(self) -> bool:
         """Whether the next request must wait."""
-        return (
-            not self._writing
-            or self._stopping
-            or self._greeting is not None
-            or self._in_flight >= IN_FLIGHT
-            or self._in_flight_bytes >= IN_FLIGHT_BYTES
-        )
+        return not self._writing or self._stopping or self._greeting is not None or self._in_flight.full
 
     def _advance(self) -> None:
         if self.closed:
@@ -286,23 +260,21 @@ class Peer(asyncio.BufferedProtocol):
     def _run(self, kind: FrameType, request_id: int, cost: int, work: Awaitable[Answer]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        self._in_flight += 1
-        self._in_flight_bytes += cost
+        self._in_flight.add(cost)
         self._idle.clear()
         task.add_done_callback(partial(self._done, kind, request_id, cost))
 
     def _done(self, kind: FrameType, request_id: int, cost: int, task: "asyncio.Future[Answer]") -> None:
         was_held = self._held()
         self._tasks.discard(task)
-        self._in_flight -= 1
-        self._in_flight_bytes -= cost
+        self._in_flight.remove(cost)
         if task.cancelled():
             self.fail(kind, request_id, Unavailable(Code.UNAVAILABLE, "the server is stopping: try again"))
         elif (error := task.exception()) is not None:
             self._fail_with(kind, request_id, error)
         else:
             self._answer(kind, request_id, task.result())
-        if not self._in_flight:
+        if not self._in_flight.requests:
             self._idle.set()
         if was_held:
             self._advance()
