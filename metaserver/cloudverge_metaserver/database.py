@@ -35,6 +35,8 @@ _SETTINGS: Final = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",
+    "enable_material": "off",
     "synchronous_commit": "on",
     "statement_timeout": str(STATEMENT_TIMEOUT_S * 1000),
     "lock_timeout": "10000",
@@ -53,6 +55,10 @@ _ABSENT: Final = (
     asyncpg.TransactionRollbackError,  # deadlock, serialization
     asyncpg.InvalidAuthorizationSpecificationError,  # while it is starting
 )
+
+
+async def _leave_as_it_is(connection: object) -> None:
+    """Connections carry no state between uses: transactions are ended here, nothing else is ever set."""
 
 
 class Database:
@@ -76,6 +82,7 @@ class Database:
                 max_cached_statement_lifetime=0,
                 max_cacheable_statement_size=64 * 1024,
                 server_settings=_SETTINGS,
+                reset=_leave_as_it_is,
             )
         except _ABSENT as error:
             raise self._absent(error) from error

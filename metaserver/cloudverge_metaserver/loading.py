@@ -2,6 +2,9 @@
 
 The rounds are those of ``cloudverge_protocol.keys``. Rows of inodes and folders that the batch itself makes
 are not asked for: either the create is applied and there are none, or the batch ends there.
+
+``lateral ... offset 0`` is what makes each a series of look-ups by primary key: left to itself, a planner that
+has seen a small table reads the whole space once per key.
 """
 
 from collections.abc import Sequence
@@ -15,30 +18,36 @@ from cloudverge_protocol.operations import Create, Operation
 
 _INODES = f"""
     select {INODE} from unnest($2::bigint[]) k(ino)
-    join meta.inodes i on i.space = $1 and i.ino = k.ino
+    cross join lateral (select * from meta.inodes where space = $1 and ino = k.ino offset 0) i
 """  # noqa: S608  # column lists are constants
 _DENTRIES = f"""
     select {DENTRY} from unnest($2::bigint[], $3::bytea[]) k(parent, name)
-    join meta.dentries d on d.space = $1 and d.parent = k.parent and d.name = k.name
+    cross join lateral (
+        select * from meta.dentries where space = $1 and parent = k.parent and name = k.name offset 0
+    ) d
 """  # noqa: S608
 _REGIONS = """
     select e.ino, e.region, e.packed from unnest($2::bigint[], $3::bigint[], $4::bigint[]) k(ino, low, high)
-    join meta.extents e on e.space = $1 and e.ino = k.ino and e.region between k.low and k.high
+    cross join lateral (
+        select * from meta.extents where space = $1 and ino = k.ino and region between k.low and k.high offset 0
+    ) e
 """
 _XATTRS = """
     select x.ino, x.name, x.value from unnest($2::bigint[]) k(ino)
-    join meta.xattrs x on x.space = $1 and x.ino = k.ino
+    cross join lateral (select * from meta.xattrs where space = $1 and ino = k.ino offset 0) x
 """
 _ORPHANS = """
     select o.ino, o.incarnation from unnest($2::bigint[]) k(ino)
-    join meta.orphans o on o.space = $1 and o.ino = k.ino and o.session = $3
+    cross join lateral (select * from meta.orphans where space = $1 and ino = k.ino offset 0) o
+    where o.session = $3
 """
 _CHAINS = f"""
     with recursive up as (
         select {INODE} from unnest($2::bigint[]) k(ino)
-        join meta.inodes i on i.space = $1 and i.ino = k.ino
+        cross join lateral (select * from meta.inodes where space = $1 and ino = k.ino offset 0) i
         union
-        select {INODE} from up join meta.inodes i on i.space = $1 and i.ino = up.parent
+        select {INODE} from up
+        cross join lateral (select * from meta.inodes where space = $1 and ino = up.parent offset 0) i
     ) select * from up
 """  # noqa: S608  # union stops at the root, which is its own parent
 

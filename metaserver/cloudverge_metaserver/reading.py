@@ -36,44 +36,50 @@ _INODE_COLUMNS: Final = len(INODE_FIELDS)
 _SEQ: Final = "select seq from meta.spaces where space = $1"
 _INODE: Final = f"select {INODE} from meta.inodes i where i.space = $1 and i.ino = $2"  # noqa: S608
 _PAGE: Final = f"""
-    select {INODE}, {DENTRY} from meta.dentries d
-    join meta.inodes i on i.space = d.space and i.ino = d.ino
-    where d.space = $1 and d.parent = $2 and d.dentry > $3
-    order by d.dentry limit $4
+    select {INODE}, {DENTRY} from (
+        select * from meta.dentries where space = $1 and parent + 0 = $2 and dentry > $3 order by dentry limit $4
+    ) d
+    cross join lateral (select * from meta.inodes where space = $1 and ino = d.ino offset 0) i
+    order by d.dentry
 """  # noqa: S608
 _LEVEL: Final = f"""
     select {INODE}, {DENTRY} from unnest($2::bigint[]) k(parent)
     cross join lateral (
-        select * from meta.dentries d where d.space = $1 and d.parent = k.parent order by d.dentry
+        select * from meta.dentries where space = $1 and parent + 0 = k.parent order by dentry offset 0
     ) d
-    join meta.inodes i on i.space = $1 and i.ino = d.ino
+    cross join lateral (select * from meta.inodes where space = $1 and ino = d.ino offset 0) i
 """  # noqa: S608
 _SMALL: Final = f"""
     select e.ino, e.region, case when e.pieces <= {EXTENTS_AT_MOST} then e.packed end
     from unnest($2::bigint[]) k(ino)
     cross join lateral (
-        select * from meta.extents e where e.space = $1 and e.ino = k.ino order by e.region
+        select * from meta.extents where space = $1 and ino = k.ino order by region offset 0
     ) e
 """  # noqa: S608
 _ANY_XATTR: Final = "select exists(select from meta.xattrs where space = $1)"
 _WITH_XATTRS: Final = """
     select k.ino from unnest($2::bigint[]) k(ino)
-    where exists (select from meta.xattrs x where x.space = $1 and x.ino = k.ino)
+    cross join lateral (select from meta.xattrs where space = $1 and ino = k.ino limit 1) x
 """
 _INODES: Final = f"""
-    select {INODE} from unnest($2::bigint[]) k(ino) join meta.inodes i on i.space = $1 and i.ino = k.ino
-"""  # noqa: S608
+    select {INODE} from unnest($2::bigint[]) k(ino)
+    cross join lateral (select * from meta.inodes where space = $1 and ino = k.ino offset 0) i
+"""  # noqa: S608  # why lateral and offset: see ``loading``
 _DENTRIES: Final = f"""
     select {DENTRY} from unnest($2::bigint[], $3::bytea[]) k(parent, name)
-    join meta.dentries d on d.space = $1 and d.parent = k.parent and d.name = k.name
+    cross join lateral (
+        select * from meta.dentries where space = $1 and parent = k.parent and name = k.name offset 0
+    ) d
 """  # noqa: S608
 _REGIONS: Final = """
     select e.ino, e.region, e.packed from unnest($2::bigint[], $3::bigint[]) k(ino, region)
-    join meta.extents e on e.space = $1 and e.ino = k.ino and e.region = k.region
+    cross join lateral (
+        select * from meta.extents where space = $1 and ino = k.ino and region = k.region offset 0
+    ) e
 """
 _XATTRS: Final = """
     select x.ino, x.name, x.value from unnest($2::bigint[]) k(ino)
-    join meta.xattrs x on x.space = $1 and x.ino = k.ino
+    cross join lateral (select * from meta.xattrs where space = $1 and ino = k.ino offset 0) x
 """
 _FEED_STATE: Final = "select seq, feed_from from meta.spaces where space = $1"
 _FEED: Final = """

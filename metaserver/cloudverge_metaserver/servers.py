@@ -39,7 +39,7 @@ _SNAPSHOT: Final = """
         select count(*) as chunks,
             coalesce(sum(c.limit_bytes) filter (where c.created_at > s.last_seen), 0)::bigint as promised
         from meta.replicas r join meta.chunks c on c.chunk = r.chunk
-        where r.server = s.server and r.state = 1
+        where r.server + 0 = s.server and r.state = 1
     ) o order by s.server
 """
 

@@ -2,7 +2,8 @@
 
 Each part is a data-modifying query over unnested arrays; those that have nothing to do are left out, so there
 are a few dozen different texts at most and PostgreSQL prepares each once. Parts never meet the same row, for
-they all see the state before the statement.
+they all see the state before the statement. Rows are removed by their physical place, found by look-ups that
+no planner can turn around (see ``loading``); the space's lock keeps them where they are meanwhile.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,33 +34,34 @@ _PUT_INODES: Final = """insert into meta.inodes (space, ino, mode, uid, gid, nli
         mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, btime_ns = excluded.btime_ns,
         rdev = excluded.rdev, parent = excluded.parent, entries = excluded.entries,
         target = excluded.target, version = excluded.version"""
-_DROP_INODES: Final = """delete from meta.inodes t using unnest({0}::bigint[]) k(ino)
-    where t.space = $1 and t.ino = k.ino"""
+_DROP_INODES: Final = "delete from meta.inodes where space = $1 and ino = any({0}::bigint[])"
 _PUT_DENTRIES: Final = """insert into meta.dentries (space, parent, name, ino, kind, dentry, version)
     select $1::bigint, * from unnest({0}::bigint[], {1}::bytea[], {2}::bigint[], {3}::integer[], {4}::bigint[],
         {5}::bigint[])
     on conflict (space, parent, name) do update set ino = excluded.ino, kind = excluded.kind,
         dentry = excluded.dentry, version = excluded.version"""
-_DROP_DENTRIES: Final = """delete from meta.dentries t using unnest({0}::bigint[], {1}::bytea[]) k(parent, name)
-    where t.space = $1 and t.parent = k.parent and t.name = k.name"""
+_DROP_DENTRIES: Final = """delete from meta.dentries where ctid = any(array(
+    select t.ctid from unnest({0}::bigint[], {1}::bytea[]) k(parent, name) cross join lateral (
+        select ctid from meta.dentries where space = $1 and parent = k.parent and name = k.name offset 0) t))"""
 _PUT_REGIONS: Final = """insert into meta.extents (space, ino, region, pieces, packed, version)
     select $1::bigint, * from unnest({0}::bigint[], {1}::bigint[], {2}::integer[], {3}::bytea[], {4}::bigint[])
     on conflict (space, ino, region) do update set pieces = excluded.pieces, packed = excluded.packed,
         version = excluded.version"""
-_DROP_REGIONS: Final = """delete from meta.extents t using unnest({0}::bigint[], {1}::bigint[]) k(ino, region)
-    where t.space = $1 and t.ino = k.ino and t.region = k.region"""
+_DROP_REGIONS: Final = """delete from meta.extents where ctid = any(array(
+    select t.ctid from unnest({0}::bigint[], {1}::bigint[]) k(ino, region) cross join lateral (
+        select ctid from meta.extents where space = $1 and ino = k.ino and region = k.region offset 0) t))"""
 _PUT_XATTRS: Final = """insert into meta.xattrs (space, ino, name, value, version)
     select $1::bigint, * from unnest({0}::bigint[], {1}::bytea[], {2}::bytea[], {3}::bigint[])
     on conflict (space, ino, name) do update set value = excluded.value, version = excluded.version"""
-_DROP_XATTRS: Final = """delete from meta.xattrs t using unnest({0}::bigint[], {1}::bytea[]) k(ino, name)
-    where t.space = $1 and t.ino = k.ino and t.name = k.name"""
+_DROP_XATTRS: Final = """delete from meta.xattrs where ctid = any(array(
+    select t.ctid from unnest({0}::bigint[], {1}::bytea[]) k(ino, name) cross join lateral (
+        select ctid from meta.xattrs where space = $1 and ino = k.ino and name = k.name offset 0) t))"""
 _PUT_ORPHANS: Final = """insert into meta.orphans (space, ino, session, incarnation, version)
     select $1::bigint, k.ino, {0}::bigint, k.incarnation, k.version
     from unnest({1}::bigint[], {2}::bigint[], {3}::bigint[]) k(ino, incarnation, version)
     on conflict (space, ino) do update set session = excluded.session, incarnation = excluded.incarnation,
         version = excluded.version"""
-_DROP_ORPHANS: Final = """delete from meta.orphans t using unnest({0}::bigint[]) k(ino)
-    where t.space = $1 and t.ino = k.ino"""
+_DROP_ORPHANS: Final = "delete from meta.orphans where space = $1 and ino = any({0}::bigint[])"
 _CHUNKS: Final = """update meta.chunks c set live_bytes = c.live_bytes + k.live,
         committed_end = greatest(c.committed_end, k.ending), durable_length = greatest(c.durable_length, k.durable),
         pinned_by = case when k.done then null else c.pinned_by end,

@@ -89,7 +89,9 @@ create table meta.dentries (
 );
 -- Listings go by dentry id. Not unique: ids come from untrusted mounts, and a doubled one must be able to
 -- spoil no more than the listing of its own folder.
-create index dentries_by_age on meta.dentries (space, parent, dentry);
+-- "parent + 0": a planner that knows nothing yet of a young table must not take this index for a look-up by
+-- name, which would read whole folders; so each query can use one index only.
+create index dentries_by_age on meta.dentries (space, (parent + 0), dentry);
 
 -- Extents, packed per inode and region of 64 MiB of the file.
 create table meta.extents (
@@ -207,7 +209,7 @@ create table meta.replicas (
     changed_at timestamptz not null default now(),
     primary key (chunk, server)
 );
-create index replicas_by_server on meta.replicas (server, state);
+create index replicas_by_server on meta.replicas ((server + 0), state); -- "+ 0": as with dentries_by_age
 create index replicas_unwell on meta.replicas (state, changed_at) where state in (3, 4, 5, 6);
 
 -- One mount of one space by one device: a cache folder.
