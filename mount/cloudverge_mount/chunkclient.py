@@ -1,0 +1,87 @@
+"""Links to chunkservers: one per server and purpose, so that no request queues behind another kind's bytes.
+
+Also what reads have found out about each server: how fast it answers and when it last failed.
+"""
+
+import ssl
+
+import trio
+
+from cloudverge_mount.connection import Connection, HelloSource
+from cloudverge_mount.link import Link
+from cloudverge_protocol.ids import ServerId
+from cloudverge_protocol.messages import Place
+
+CONNECT_TIMEOUT_S = 3.0
+LOOP_SHARE = 0.2  # weight of a new latency in the average
+SHUN_S = 3.0  # a server that failed is asked last for so long
+FIRST_GUESS_S = 0.005
+
+
+class Standing:
+    """What is known of one server as a source of reads."""
+
+    __slots__ = ("failed_at", "in_flight", "latency_s")
+
+    def __init__(self) -> None:
+        self.latency_s = FIRST_GUESS_S
+        self.in_flight = 0
+        self.failed_at = -1e9
+
+    def answered(self, elapsed_s: float) -> None:
+        """A read of usual size took so long."""
+        self.latency_s += LOOP_SHARE * (elapsed_s - self.latency_s)
+
+    def cost(self, now: float) -> float:
+        """The lower, the sooner an answer is to be expected."""
+        penalty = 1e3 if now < self.failed_at + SHUN_S else 0.0
+        return penalty + self.latency_s * (1 + self.in_flight)
+
+
+class ChunkClients:
+    """The links, opened on demand in ``nursery``."""
+
+    def __init__(
+        self, hello: HelloSource, nursery: trio.Nursery, *, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._hello = hello
+        self._nursery = nursery
+        self._tls = tls
+        self._links: dict[tuple[ServerId, str], Link] = {}
+        self._addresses: dict[ServerId, tuple[str, int]] = {}
+        self._standings: dict[ServerId, Standing] = {}
+
+    async def connection(self, place: Place, purpose: str) -> Connection:
+        """A standing connection to the server at ``place``; raises Unavailable or what HELLO was answered."""
+        return await self._link(place, purpose).connection()
+
+    def is_connected(self, place: Place, purpose: str) -> bool:
+        """Whether a connection for this purpose stands already."""
+        link = self._links.get((place.server, purpose))
+        return link is not None and link.connected
+
+    def standing(self, server: ServerId) -> Standing:
+        """What reads know of ``server``."""
+        known = self._standings.get(server)
+        if known is None:
+            known = self._standings[server] = Standing()
+        return known
+
+    def _link(self, place: Place, purpose: str) -> Link:
+        server = place.server
+        self._addresses[server] = (place.host, place.port)
+        link = self._links.get((server, purpose))
+        if link is None:
+            link = self._links[server, purpose] = Link(
+                lambda: self._addresses[server],
+                self._hello,
+                self._nursery,
+                tls=self._tls,
+                connect_timeout_s=CONNECT_TIMEOUT_S,
+            )
+        return link
+
+    def close(self) -> None:
+        """Close every connection."""
+        for link in self._links.values():
+            link.close()

@@ -1,0 +1,457 @@
+"""The bytes of files, dirty and clean: the facade of everything about bytes in the mount.
+
+Reading order: dirty (the map), packer (what goes when), chain and lane (appends), chunkyard (chunks), uploader
+(entering, waiting), spill; then reader, sources, readahead and the caches.
+
+What it promises: a written byte is readable at once and stays so; it leaves the dirty map only when a Write
+that names it has been journaled, and a Write names it only when every replica of its chunk has fsynced it;
+bytes of a closed file survive a kill of the mount; every clean byte handed out passed its checksum here. All
+buffers have budgets. ``write``, ``flush`` and ``read`` fail with an error rather than wait for ever.
+
+``write``, ``cut``, ``drop``, ``close`` and all settling run on the loop without suspension, so each is atomic.
+"""
+
+import itertools
+import ssl
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import trio
+
+from cloudverge_mount.blockcache import BlockCache
+from cloudverge_mount.budget import Budget
+from cloudverge_mount.chunkclient import ChunkClients
+from cloudverge_mount.connection import HelloSource
+from cloudverge_mount.dirty import DirtyFile, Piece
+from cloudverge_mount.diskcache import DiskCache
+from cloudverge_mount.locations import Locations
+from cloudverge_mount.metaclient import MetaClient
+from cloudverge_mount.reader import Reader
+from cloudverge_mount.sink import Sink
+from cloudverge_mount.sources import Sources
+from cloudverge_mount.spill import Spill
+from cloudverge_mount.spillrecord import Spilled, forgotten_from
+from cloudverge_mount.ticketbook import Rights, TicketBook
+from cloudverge_mount.uploader import Uploader
+from cloudverge_protocol.checksum import Buffer
+from cloudverge_protocol.errors import ChunkFault, CloudVergeError, Code, NoRoom
+from cloudverge_protocol.ids import ChunkId, InodeId, ServerId
+from cloudverge_protocol.inodes import Extents
+from cloudverge_protocol.messages import Damage
+
+log = structlog.get_logger(__name__)
+
+MIB = 1024 * 1024
+ROOM_PATIENCE_S = 20.0  # without progress
+STALL_S = 2.0  # of no progress, after which bytes of open files are spilled too
+RECORD_BYTES = 1 * MIB  # at most this many neighbouring bytes share a spill record
+DAMAGE_NOTES = 64
+SAME_DAMAGE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """How much of what may be held."""
+
+    dirty_bytes: int = 48 * MIB
+    cache_bytes: int = 48 * MIB
+    disk_cache_bytes: int = 2048 * MIB
+    spill_bytes: int = 8192 * MIB
+    dirty_files: int = 100_000
+
+
+@dataclass(frozen=True)
+class DamageSeen:
+    """A replica that failed us, for ``cv status``."""
+
+    at_s: float
+    chunk: ChunkId
+    server: ServerId
+    reason: str
+
+
+class Content:
+    """File bytes by inode. ``await nursery.start(content.run)`` before the first read or write."""
+
+    def __init__(
+        self,
+        meta: MetaClient,
+        rights: Rights,
+        hello: HelloSource,
+        cache_dir: Path,
+        sink: Sink,
+        budgets: Budgets | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._meta = meta
+        self._rights = rights
+        self._hello = hello
+        self._tls = tls
+        self._sink = sink
+        self._budgets = budgets or Budgets()
+        self._files: dict[InodeId, DirtyFile] = {}
+        self._budget = Budget(self._budgets.dirty_bytes)
+        self._spill = Spill(cache_dir / "spill", self._budgets.spill_bytes, time.time_ns() // 1000)
+        self._cache = BlockCache(self._budgets.cache_bytes)
+        self._disk = DiskCache(cache_dir / "blocks", self._budgets.disk_cache_bytes)
+        self._tickets = TicketBook(meta, rights)
+        self._seqs = itertools.count(1)
+        self._seq = 0
+        self._released_at = -1e9
+        self._clients: ChunkClients | None = None
+        self._nursery: trio.Nursery | None = None
+        self._reader: Reader | None = None
+        self._uploader: Uploader | None = None
+        self._restored: set[InodeId] = set()
+        self.damage: deque[DamageSeen] = deque(maxlen=DAMAGE_NOTES)
+        self.notes: deque[str] = deque(maxlen=DAMAGE_NOTES)  # other trouble worth a person's look
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The background work, until cancelled; whatever is dirty then stays in the spill or is lost."""
+        async with trio.open_nursery() as nursery:
+            self._assemble(nursery)
+            assert self._uploader is not None
+            assert self._reader is not None
+            nursery.start_soon(self._tickets.run)
+            nursery.start_soon(self._disk.run)
+            nursery.start_soon(self._uploader.run)
+            nursery.start_soon(self._reader.run)
+            task_status.started()
+
+    def _assemble(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        clients = self._clients = ChunkClients(self._hello, nursery, tls=self._tls)
+        uploader = self._uploader = Uploader(
+            self._files, self._meta, self._rights, self._tickets, clients, self._spill, self._budget,
+            self._sink, note=self.notes.append,
+        )  # fmt: skip
+        locations = Locations(self._meta, self._rights, uploader.places_of)
+        sources = Sources(locations, clients, self._tickets, self._saw_damage)
+        self._reader = Reader(self._sink, sources, self._cache, self._disk)
+        self._queue_restored(uploader)
+
+    def _queue_restored(self, uploader: Uploader) -> None:
+        for ino in self._restored:
+            if ino in self._files:
+                uploader.closed(self._files[ino])
+        self._restored.clear()
+
+    async def aclose(self) -> None:
+        """Close files and connections; call after ``run`` has been cancelled."""
+        if self._clients is not None:
+            self._clients.close()
+        self._spill.close()
+        self._disk.close()
+
+    # --- state ------------------------------------------------------------------------------------------
+
+    def is_dirty(self, ino: InodeId) -> bool:
+        """Whether any byte of ``ino`` is not entered as a Write yet."""
+        return ino in self._files
+
+    @property
+    def pending_files(self) -> int:
+        """Files with dirty bytes."""
+        return len(self._files)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Dirty bytes."""
+        return sum(file.size for file in self._files.values())
+
+    @property
+    def cache_bytes(self) -> int:
+        """Clean bytes cached, in RAM and on disk."""
+        return self._cache.held_bytes + self._disk.held_bytes
+
+    @property
+    def dirty_ram_bytes(self) -> int:
+        """RAM held by dirty bytes."""
+        return self._budget.held_bytes
+
+    # --- writing ----------------------------------------------------------------------------------------
+
+    async def write(self, ino: InodeId, offset: int, data: bytes) -> None:
+        """Write ``data`` (kept, not copied) at ``offset``. Raises NoRoom or Unavailable if there is no room."""
+        length = len(data)
+        if not length:
+            return
+        if self._budget.waiting or not self._has_room(ino, length):
+            await self._make_room(ino, length)
+        file = self._files.get(ino)
+        if file is None:
+            file = self._new_file(ino)
+        before = file.weight
+        self._seq = next(self._seqs)
+        file.write(offset, data, self._seq)
+        self._budget.charge(file.weight - before)
+        if self._uploader is not None:
+            self._uploader.wrote(file)
+
+    def _new_file(self, ino: InodeId) -> DirtyFile:
+        file = self._files[ino] = DirtyFile(ino)
+        records = self._spill.records(ino)
+        if records:
+            file.last_record = records[-1].number
+        if self._uploader is not None:
+            self._uploader.want_chunk()
+        return file
+
+    def _has_room(self, ino: InodeId, length: int) -> bool:
+        if not self._budget.has_room(length):
+            return False
+        return len(self._files) < self._budgets.dirty_files or ino in self._files
+
+    async def _make_room(self, ino: InodeId, length: int) -> None:
+        """Wait for room: closed files give their RAM back first, and open ones when uploading stalls."""
+        uploader = self._uploader
+        assert uploader is not None
+        refusals, progress = uploader.refusals, uploader.progress
+        stalled_at = trio.current_time()
+        while not self._has_room(ino, length):
+            uploader.press()
+            now = trio.current_time()
+            if uploader.progress != progress:
+                progress, stalled_at = uploader.progress, now
+            if self._release(length, spill_open=now > stalled_at + STALL_S):
+                continue
+            if uploader.refusals > refusals or now > stalled_at + ROOM_PATIENCE_S:
+                raise uploader.last_error()
+            with trio.move_on_after(STALL_S / 2):
+                await self._budget.wait()
+        self._budget.wake()
+
+    def _release(self, length: int, *, spill_open: bool) -> int:
+        """Give back RAM of spilled bytes; with ``spill_open`` spill what is not. Returns the bytes freed."""
+        now = trio.current_time()
+        if now < self._released_at + 0.05 and not spill_open:
+            return 0
+        goal = max(length, self._budgets.dirty_bytes // 4)
+        freed = 0
+        for file in list(reversed(self._files.values())):
+            if not file.weight:
+                continue
+            if spill_open and file.unspilled and self._spill.has_room(file.weight):
+                try:
+                    self._spill_file(file)
+                except CloudVergeError as error:
+                    log.warning("dirty bytes could not be spilled", error=str(error))
+                    spill_open = False
+            freed += file.release()
+            if freed >= goal:
+                break
+        else:
+            self._released_at = now
+        self._budget.charge(-freed)
+        return freed
+
+    def cut(self, ino: InodeId, size: int) -> None:
+        """A local truncation: forget dirty bytes at and beyond ``size``."""
+        self._forget(ino, size)
+
+    def drop(self, ino: InodeId) -> None:
+        """The inode is gone: forget all its dirty bytes."""
+        self._forget(ino, 0)
+
+    def _forget(self, ino: InodeId, start: int) -> None:
+        file = self._files.get(ino)
+        if file is None:
+            return
+        before = file.weight
+        replayable = file.forget(start)
+        self._budget.charge(file.weight - before)
+        if replayable:
+            self._log_forgotten(file, start)
+        if self._uploader is not None:
+            self._uploader.forgot(file)
+        else:
+            self._drop_if_clean(file)
+
+    def _log_forgotten(self, file: DirtyFile, start: int) -> None:
+        if self._uploader is None:
+            return  # replaying: the journal says so already
+        record = forgotten_from(file.ino, start, self._spill.next_number())
+        file.last_record = record.number
+        self._sink.log_spill(record)
+
+    # --- spill ------------------------------------------------------------------------------------------
+
+    def close(self, ino: InodeId) -> None:
+        """A descriptor of ``ino`` was closed: spill what is not durable, upload it soon.
+
+        A full cache disk is noted and makes the upload urgent; it does not fail the close.
+        """
+        file = self._files.get(ino)
+        if file is None:
+            return
+        uploader = self._uploader
+        try:
+            self._spill_file(file)
+        except NoRoom as error:
+            log.warning("closed bytes could not be spilled", ino=ino, error=str(error))
+            self.notes.append(str(error))
+            if uploader is not None:
+                uploader.packer.hurry(file)
+        if uploader is not None:
+            uploader.closed(file)
+
+    def _spill_file(self, file: DirtyFile) -> None:
+        group: list[Piece] = []
+        length = 0
+        for piece in file.to_spill():
+            size = piece.end - piece.start
+            if group and (group[-1].end != piece.start or length + size > RECORD_BYTES):
+                self._spill_group(file, group)
+                group, length = [], 0
+            group.append(piece)
+            length += size
+        if group:
+            self._spill_group(file, group)
+
+    def _spill_group(self, file: DirtyFile, group: list[Piece]) -> None:
+        buffers: list[Buffer] = [piece.view(piece.start, piece.end) for piece in group]
+        if not self._spill.has_room(sum(map(len, buffers))):
+            raise NoRoom(Code.NO_SPACE, "the spill of this mount's cache folder is full")
+        record = self._spill.append(file.ino, group[0].start, buffers)
+        self._sink.log_spill(record)
+        file.spilled(group, record)
+
+    def spilled_through(self, ino: InodeId) -> int:
+        """Spill records of ``ino`` numbered this or lower are superseded by what is entered or cut so far.
+
+        For entries that supersede them without a Write (truncate, unlink): once such an entry is committed,
+        call ``spill_committed`` with this number.
+        """
+        file = self._files.get(ino)
+        if file is not None:
+            return file.spilled_through()
+        records = self._spill.records(ino)
+        return records[-1].number if records else 0
+
+    def spill_committed(self, ino: InodeId, through: int) -> None:
+        """What superseded the records of ``ino`` numbered ``through`` or lower is committed: free their space."""
+        self._spill.release(ino, through)
+
+    def restore(self, record: Spilled) -> None:
+        """Recovery: replay a journaled record, in the journal's order. See ``Sink``."""
+        self._spill.adopt(record)
+        file = self._files.get(record.ino)
+        if file is None:
+            if record.forgets:
+                return
+            file = self._files[record.ino] = DirtyFile(record.ino)
+        file.restore(record)
+        self._drop_if_clean(file)
+
+    def rewritten(self, ino: InodeId, extents: Extents) -> None:
+        """Recovery: a journaled Write names these ranges; records before it no longer hold for them."""
+        file = self._files.get(ino)
+        if file is not None:
+            for extent in extents:
+                file.forget(extent.offset, extent.end)
+            self._drop_if_clean(file)
+
+    def _drop_if_clean(self, file: DirtyFile) -> None:
+        if not file.size:
+            del self._files[file.ino]
+
+    def finish_restore(self) -> dict[InodeId, str]:
+        """Recovery is over: verify what was restored. Inodes whose bytes are missing or bad, and why.
+
+        Those stay dirty and stuck (reads of the lost bytes and flushes fail) until cut or dropped.
+        """
+        lost: dict[InodeId, str] = {}
+        for ino, file in self._files.items():
+            checked: set[int] = set()
+            for piece in file:
+                record = piece.record
+                if record is None or record.number in checked:
+                    continue
+                checked.add(record.number)
+                try:
+                    self._spill.read(record)
+                except ChunkFault as fault:
+                    lost[ino] = fault.message
+                    self.notes.append(fault.message)
+            self._restored.add(ino)
+        self._spill.sweep()
+        if self._uploader is not None:
+            self._queue_restored(self._uploader)
+        return lost
+
+    # --- barriers ---------------------------------------------------------------------------------------
+
+    async def flush(self, ino: InodeId) -> None:
+        """Until everything dirty of ``ino`` as of now is entered. On failure it stays dirty; try again."""
+        file = self._files.get(ino)
+        if file is not None:
+            assert self._uploader is not None
+            await self._uploader.flush(file, self._seq)
+
+    async def flush_all(self) -> None:
+        """``flush`` of every file."""
+        uploader, seq = self._uploader, self._seq
+        files = list(self._files.values())
+        if uploader is None or not files:
+            return
+        uploader.press()
+        for file in files:
+            await uploader.flush(file, seq)
+
+    def reopened(self) -> None:
+        """The session was opened again with a new incarnation: drop its chunks, send what was under way again."""
+        self._tickets.reset()
+        if self._uploader is not None:
+            self._uploader.reopened()
+
+    # --- reading ----------------------------------------------------------------------------------------
+
+    async def read(self, ino: InodeId, offset: int, length: int) -> bytes:
+        """The bytes [offset, offset + length), dirty over clean over zeroes; the caller clips to the size."""
+        if length <= 0:
+            return b""
+        reader = self._reader
+        assert reader is not None
+        file = self._files.get(ino)
+        pieces = file.overlapping(offset, offset + length) if file is not None else ()
+        if not pieces:
+            return await reader.read(ino, offset, length)
+        end = offset + length
+        dirty = [
+            (max(offset, p.start), self._dirty_bytes(p, max(offset, p.start), min(end, p.end)))
+            for p in pieces
+        ]
+        if sum(len(data) for _, data in dirty) == length:
+            return bytes(dirty[0][1]) if len(dirty) == 1 else b"".join(data for _, data in dirty)
+        result = bytearray(await reader.read(ino, offset, length))
+        for start, data in dirty:
+            result[start - offset : start - offset + len(data)] = data
+        return bytes(result)
+
+    def _dirty_bytes(self, piece: Piece, start: int, end: int) -> Buffer:
+        assert self._uploader is not None
+        data = self._uploader.bytes_of(piece, start, end)
+        if data is None:
+            raise ChunkFault(Code.DAMAGED, "these bytes are lost from this mount's spill")
+        return data
+
+    def _saw_damage(self, chunk: ChunkId, server: ServerId, reason: str) -> None:
+        now = time.time()
+        if any(
+            (seen.chunk, seen.server) == (chunk, server) and now < seen.at_s + SAME_DAMAGE_S
+            for seen in self.damage
+        ):
+            return
+        self.damage.append(DamageSeen(now, chunk, server, reason))
+        if self._nursery is not None:
+            self._nursery.start_soon(self._report_damage, chunk, server)
+
+    async def _report_damage(self, chunk: ChunkId, server: ServerId) -> None:
+        try:
+            await self._meta.damage(Damage(self._rights.space, chunk, server))
+        except CloudVergeError as error:
+            log.info("damage could not be reported", chunk=chunk, server=server, error=str(error))

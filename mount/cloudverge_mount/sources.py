@@ -1,0 +1,234 @@
+"""Reading a range of a chunk from whichever replica answers first and rightly.
+
+The replica with the lowest expected wait is asked first. One that fails, answers bad bytes or lacks the chunk is
+passed over for the next; one that is late is raced by a second request (hedged). Bad and missing replicas are
+reported to the metaserver and noted for ``cv status``; a report only makes the server verify for itself.
+
+Invariant: bytes returned match the CRCs sent with them, block by block, checked here. When no replica can give
+good bytes: DAMAGED if every one of them was asked and is bad, else the error of those that could not be asked,
+after ``PATIENCE_S`` of trying.
+"""
+
+from collections.abc import Callable, Sequence
+
+import structlog
+import trio
+
+from cloudverge_mount.blockcache import Run
+from cloudverge_mount.chunkclient import ChunkClients
+from cloudverge_mount.locations import Locations
+from cloudverge_mount.ticketbook import TicketBook
+from cloudverge_protocol.checksum import pieces_match
+from cloudverge_protocol.errors import ChunkFault, CloudVergeError, Code, Denied, Unavailable
+from cloudverge_protocol.ids import BLOCK_BYTES, ChunkId, ServerId
+from cloudverge_protocol.messages import FrameType, Place, Read, ReadReply
+
+log = structlog.get_logger(__name__)
+
+READ_TIMEOUT_S = 5.0  # without progress, of one replica
+PATIENCE_S = 20.0
+HEDGE_AT_LEAST_S = 0.04
+HEDGE_FACTOR = 4.0
+LOOK_EVERY_S = 0.02
+LOOK_FOR_S = 1.0  # the hedger goes on looking so long after the last request
+LATENCY_BYTES = 256 * 1024  # a read of this size counts as one latency
+OF_THE_REPLICA = {Code.DAMAGED, Code.BAD_CHECKSUM, Code.NO_CHUNK}
+
+DamageNote = Callable[[ChunkId, ServerId, str], None]
+
+
+class _Attempt:
+    """A request under way that a hedge may overtake."""
+
+    __slots__ = ("chunk", "end", "hedge_at", "hedged", "need", "purpose", "rest", "result", "scope", "start")
+
+    def __init__(self, chunk: ChunkId, start: int, end: int, need: int, purpose: str) -> None:
+        self.chunk = chunk
+        self.start = start
+        self.end = end
+        self.need = need
+        self.purpose = purpose
+        self.rest: Sequence[Place] = ()
+        self.hedge_at = 0.0
+        self.hedged: trio.Event | None = None
+        self.result: Run | None = None
+        self.scope = trio.CancelScope()
+
+
+class Sources:
+    """Reads of chunk ranges; ``damage`` is told of every bad replica."""
+
+    def __init__(
+        self, locations: Locations, clients: ChunkClients, tickets: TicketBook, damage: DamageNote
+    ) -> None:
+        self._locations = locations
+        self._clients = clients
+        self._tickets = tickets
+        self._damage = damage
+        self._under_way: set[_Attempt] = set()
+        self._looking_until = 0.0
+        self._look = trio.Event()
+
+    async def read(self, chunk: ChunkId, start: int, end: int, need: int, purpose: str) -> Run:
+        """The blocks of [start, end) of ``chunk``, as far as they exist but at least up to ``need``."""
+        deadline = trio.current_time() + PATIENCE_S
+        places = await self._locations.of(chunk)
+        pause_s = 0.1
+        while True:
+            run, errors = await self._try_each(places, chunk, start, end, need, purpose)
+            if run is not None:
+                return run
+            if trio.current_time() + pause_s > deadline:
+                raise _worst(errors)
+            bad = all(error.code in OF_THE_REPLICA for error in errors)
+            if bad and pause_s > 0.1:
+                raise _worst(errors)  # asked again after looking for other places: still bad
+            await trio.sleep(pause_s)
+            pause_s = min(1.0, pause_s * 2)
+            places = await self._places_again(chunk, places)
+
+    async def _places_again(self, chunk: ChunkId, before: tuple[Place, ...]) -> tuple[Place, ...]:
+        try:
+            return await self._locations.ask(chunk)
+        except Unavailable:
+            return before
+
+    async def _try_each(
+        self, places: Sequence[Place], chunk: ChunkId, start: int, end: int, need: int, purpose: str
+    ) -> tuple[Run | None, list[CloudVergeError]]:
+        now = trio.current_time()
+        errors: list[CloudVergeError] = []
+        ordered = sorted(places, key=lambda place: self._clients.standing(place.server).cost(now))
+        for index, place in enumerate(ordered):
+            attempt = _Attempt(chunk, start, end, need, purpose)
+            attempt.rest = ordered[index + 1 :]
+            try:
+                return await self._hedged(attempt, place), errors
+            except CloudVergeError as error:
+                errors.append(error)
+        return None, errors or [Unavailable(Code.UNREACHABLE, f"chunk {chunk} has no replica")]
+
+    async def _hedged(self, attempt: _Attempt, place: Place) -> Run:
+        """Ask ``place``; while it is late another replica may be asked too, and the first good answer counts."""
+        now = trio.current_time()
+        late = max(HEDGE_AT_LEAST_S, HEDGE_FACTOR * self._expected_s(attempt, place))
+        attempt.hedge_at = now + late
+        if attempt.rest:
+            self._under_way.add(attempt)
+            self._looking_until = now + LOOK_FOR_S
+            if not self._look.is_set():
+                self._look.set()
+        try:
+            with attempt.scope:
+                return await self._ask(attempt, place)
+        except CloudVergeError:
+            if attempt.hedged is not None:
+                await attempt.hedged.wait()
+            if attempt.result is None:
+                raise
+        finally:
+            self._under_way.discard(attempt)
+        if attempt.result is None:
+            raise Unavailable(Code.TIMEOUT, f"chunk {attempt.chunk}: no replica answered")
+        return attempt.result
+
+    def _expected_s(self, attempt: _Attempt, place: Place) -> float:
+        shares = max(1.0, (attempt.end - attempt.start) / LATENCY_BYTES)
+        return self._clients.standing(place.server).latency_s * shares
+
+    async def hedge(self, nursery: trio.Nursery) -> None:
+        """Watch over requests under way, for ever."""
+        while True:
+            if trio.current_time() > self._looking_until and not self._under_way:
+                self._look = trio.Event()
+                await self._look.wait()
+            await trio.sleep(LOOK_EVERY_S)
+            now = trio.current_time()
+            for attempt in [a for a in self._under_way if a.hedged is None and now > a.hedge_at]:
+                attempt.hedged = trio.Event()
+                nursery.start_soon(self._overtake, attempt, attempt.hedged)
+
+    async def _overtake(self, attempt: _Attempt, done: trio.Event) -> None:
+        try:
+            run = await self._ask(attempt, attempt.rest[0])
+            if attempt.result is None:
+                attempt.result = run
+                attempt.scope.cancel()
+        except CloudVergeError as error:
+            log.debug("hedged read failed", chunk=attempt.chunk, error=str(error))
+        finally:
+            done.set()
+
+    # --- one request ------------------------------------------------------------------------------------
+
+    async def _ask(self, attempt: _Attempt, place: Place) -> Run:
+        standing, started = self._clients.standing(place.server), trio.current_time()
+        standing.in_flight += 1
+        try:
+            run = await self._ask_twice(attempt, place)
+        except CloudVergeError as error:
+            if isinstance(error, Unavailable):
+                standing.failed_at = trio.current_time()
+            if error.code in OF_THE_REPLICA:
+                self._blame(attempt, place, error)
+            raise
+        finally:
+            standing.in_flight -= 1
+        shares = max(1.0, len(run.data) / LATENCY_BYTES)
+        standing.answered((trio.current_time() - started) / shares)
+        return run
+
+    async def _ask_twice(self, attempt: _Attempt, place: Place) -> Run:
+        """Once more with fresh tickets if the server did not believe the first."""
+        try:
+            return await self._ask_once(attempt, place)
+        except Denied as error:
+            if error.code != Code.UNAUTHORIZED:
+                raise
+            self._tickets.expire()
+        return await self._ask_once(attempt, place)
+
+    async def _ask_once(self, attempt: _Attempt, place: Place) -> Run:
+        connection = await self._clients.connection(place, attempt.purpose)
+        ticket = await self._tickets.read()
+        request = Read(ticket, attempt.chunk, attempt.start, attempt.end - attempt.start)
+        reply, body = await connection.call(FrameType.READ, request, timeout_s=READ_TIMEOUT_S)
+        assert isinstance(reply, ReadReply)
+        return verified(attempt.chunk, attempt.start, attempt.need, reply, body)
+
+    def _blame(self, attempt: _Attempt, place: Place, error: CloudVergeError) -> None:
+        if attempt.need <= attempt.start:
+            return  # nobody knew whether there is anything: a guess ahead
+        log.warning(
+            "a replica gave no good bytes, reading from another",
+            chunk=attempt.chunk,
+            server=place.server,
+            offset=attempt.start,
+            reason=str(error),
+        )
+        self._damage(attempt.chunk, place.server, error.message)
+
+
+def verified(chunk: ChunkId, start: int, need: int, reply: ReadReply, body: memoryview) -> Run:
+    """The run in a reply, if every block matches its CRC and it covers [start, need); else a ChunkFault."""
+    if reply.start % BLOCK_BYTES or reply.start > start:
+        raise ChunkFault(
+            Code.BAD_CHECKSUM, f"chunk {chunk}: a range starting at {reply.start} came for {start}"
+        )
+    if not pieces_match(body, reply.start, list(reply.crcs)):
+        raise ChunkFault(Code.BAD_CHECKSUM, f"chunk {chunk}: bytes from {reply.start} fail their checksum")
+    if reply.start + len(body) < need:
+        end = reply.start + len(body)
+        raise ChunkFault(Code.DAMAGED, f"chunk {chunk}: a replica ends at {end}, bytes up to {need} exist")
+    return Run(chunk, reply.start, body)
+
+
+def _worst(errors: Sequence[CloudVergeError]) -> CloudVergeError:
+    """What to tell the reader: trouble that may pass before damage, damage before the rest."""
+    for error in errors:
+        if isinstance(error, Unavailable):
+            return error
+    for error in errors:
+        if error.code in (Code.DAMAGED, Code.BAD_CHECKSUM):
+            return ChunkFault(Code.DAMAGED, f"no replica has good bytes: {error.message}")
+    return errors[0]
