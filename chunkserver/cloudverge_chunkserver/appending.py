@@ -42,18 +42,18 @@ def plan_append(chunk: Chunk | None, right: Header, offset: int, size: int) -> P
 
     ``chunk`` is None if it does not exist yet: an append at 0 then makes it.
     """
-    length = 0
+    length, limit = 0, right.limit
     if isinstance(chunk, BrokenChunk):
         raise ChunkFault(Code.DAMAGED, f"chunk {chunk.chunk}: {chunk.reason}")
     if chunk is not None:
         _check_open(chunk, right)
-        length = chunk.length
+        length, limit = chunk.length, min(limit, chunk.header.limit)  # no more than room was kept for
     if offset > length:
         raise ChunkFault(
             Code.GAP, f"chunk {right.chunk} has {length} bytes here, the append begins at {offset}"
         )
-    if offset + size > right.limit:
-        raise ChunkFault(Code.CHUNK_FULL, f"chunk {right.chunk} may not grow past {right.limit} bytes")
+    if offset + size > limit:
+        raise ChunkFault(Code.CHUNK_FULL, f"chunk {right.chunk} may not grow past {limit} bytes")
     compare = min(size, length - offset)
     return Plan(compare, size - compare)
 
