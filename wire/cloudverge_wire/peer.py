@@ -120,20 +120,13 @@ class Peer(asyncio.BufferedProtocol):
         """Take no more requests, let those under way be answered, then close; cut off after ``grace_s``."""
         self._stopping = True
         self._set_reading(False)
-        try:
-            async with asyncio.timeout(grace_s):
-                await self._idle.wait()
-        except TimeoutError:
+        if not await _came(self._idle, grace_s):
             for task in self._tasks:
                 task.cancel()
-            await asyncio.sleep(0)  # their callbacks answer
+            await _came(self._idle, FLUSH_S)
         self.close()
-        try:
-            async with asyncio.timeout(FLUSH_S):
-                await self._gone.wait()
-        except TimeoutError:
-            if self._transport is not None:
-                self._transport.abort()
+        if not await _came(self._gone, FLUSH_S) and self._transport is not None:
+            self._transport.abort()
 
     # --- asyncio's side -------------------------------------------------------------------------------
 
@@ -365,3 +358,12 @@ class Peer(asyncio.BufferedProtocol):
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_result(None)
         self._resumed = None
+
+
+async def _came(event: asyncio.Event, within_s: float) -> bool:
+    try:
+        async with asyncio.timeout(within_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
