@@ -34,6 +34,7 @@ from cloudverge_mount.sink import Sink
 from cloudverge_mount.sources import Sources
 from cloudverge_mount.spill import Spill
 from cloudverge_mount.spillrecord import Spilled, forgotten_from
+from cloudverge_mount.steady import keep_going
 from cloudverge_mount.ticketbook import Rights, TicketBook
 from cloudverge_mount.uploader import Uploader
 from cloudverge_protocol.checksum import Buffer
@@ -50,6 +51,7 @@ STALL_S = 2.0  # of no progress, after which bytes of open files are spilled too
 RECORD_BYTES = 1 * MIB  # at most this many neighbouring bytes share a spill record
 DAMAGE_NOTES = 64
 SAME_DAMAGE_S = 60.0
+NOTE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Content:
         self._uploader: Uploader | None = None
         self._restored: set[InodeId] = set()
         self.damage: deque[DamageSeen] = deque(maxlen=DAMAGE_NOTES)
-        self.notes: deque[str] = deque(maxlen=DAMAGE_NOTES)  # other trouble worth a person's look
+        self._notes: dict[str, float] = {}  # text -> when last seen
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The background work, until cancelled; whatever is dirty then stays in the spill or is lost."""
@@ -116,8 +118,8 @@ class Content:
             self._assemble(nursery)
             assert self._uploader is not None
             assert self._reader is not None
-            nursery.start_soon(self._tickets.run)
-            nursery.start_soon(self._disk.run)
+            nursery.start_soon(keep_going, "tickets", self._tickets.run)
+            nursery.start_soon(keep_going, "disk cache", self._disk.run)
             nursery.start_soon(self._uploader.run)
             nursery.start_soon(self._reader.run)
             task_status.started()
@@ -127,7 +129,7 @@ class Content:
         clients = self._clients = ChunkClients(self._hello, nursery, tls=self._tls)
         uploader = self._uploader = Uploader(
             self._files, self._meta, self._rights, self._tickets, clients, self._spill, self._budget,
-            self._sink, note=self.notes.append,
+            self._sink, note=self._note,
         )  # fmt: skip
         locations = Locations(self._meta, self._rights, uploader.places_of)
         sources = Sources(locations, clients, self._tickets, self._saw_damage)
@@ -172,6 +174,19 @@ class Content:
     def dirty_ram_bytes(self) -> int:
         """RAM held by dirty bytes."""
         return self._budget.held_bytes
+
+    @property
+    def notes(self) -> list[str]:
+        """Trouble of the last minutes that is worth a person's look (bad replicas stand in ``damage``)."""
+        now = time.time()
+        self._notes = {text: at for text, at in self._notes.items() if now < at + NOTE_S}
+        return list(self._notes)
+
+    def _note(self, text: str) -> None:
+        self._notes.pop(text, None)
+        self._notes[text] = time.time()
+        if len(self._notes) > DAMAGE_NOTES:
+            del self._notes[next(iter(self._notes))]
 
     # --- writing ----------------------------------------------------------------------------------------
 
@@ -293,7 +308,7 @@ class Content:
             self._spill_file(file)
         except NoRoom as error:
             log.warning("closed bytes could not be spilled", ino=ino, error=str(error))
-            self.notes.append(str(error))
+            self._note(str(error))
             if uploader is not None:
                 uploader.packer.hurry(file)
         if uploader is not None:
@@ -376,7 +391,7 @@ class Content:
                     self._spill.read(record)
                 except ChunkFault as fault:
                     lost[ino] = fault.message
-                    self.notes.append(fault.message)
+                    self._note(fault.message)
             self._restored.add(ino)
         self._spill.sweep()
         if self._uploader is not None:

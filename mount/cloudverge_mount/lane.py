@@ -21,6 +21,7 @@ from cloudverge_mount.chunkyard import ChunkYard
 from cloudverge_mount.connection import Connection
 from cloudverge_mount.dirty import DirtyFile
 from cloudverge_mount.packer import NEVER, LaneName, Packer, Parcel
+from cloudverge_mount.steady import keep_going
 from cloudverge_mount.ticketbook import TicketBook
 from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import CloudVergeError, Code, Denied, NoRoom, Unavailable
@@ -102,7 +103,7 @@ class Lane:
         """Work for ever."""
         async with trio.open_nursery() as nursery:
             for _ in range(WORKERS):
-                nursery.start_soon(self._work)
+                nursery.start_soon(keep_going, f"{self.name} lane", self._work)
 
     def reset(self) -> None:
         """Drop the chain without sealing it: its incarnation has ended."""

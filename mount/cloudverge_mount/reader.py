@@ -222,6 +222,8 @@ class Reader:
             await self._fetch(fetch, "ahead", is_stream=known)
         except CloudVergeError as error:
             log.debug("nothing came ahead of need", chunk=fetch.chunk, error=str(error))
+        except Exception as error:
+            log.error("a fetch ahead of need failed", chunk=fetch.chunk, exc_info=error)
         finally:
             self._ahead_bytes -= fetch.end - fetch.start
 

@@ -156,6 +156,8 @@ class Sources:
                 attempt.scope.cancel()
         except CloudVergeError as error:
             log.debug("hedged read failed", chunk=attempt.chunk, error=str(error))
+        except Exception as error:
+            log.error("a hedged read failed", chunk=attempt.chunk, exc_info=error)
         finally:
             done.set()
 

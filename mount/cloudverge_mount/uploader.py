@@ -25,6 +25,7 @@ from cloudverge_mount.metaclient import MetaClient
 from cloudverge_mount.packer import LaneName, Packer, Parcel
 from cloudverge_mount.sink import MAX_EXTENTS, Sink
 from cloudverge_mount.spill import Spill
+from cloudverge_mount.steady import keep_going
 from cloudverge_mount.ticketbook import Rights, TicketBook
 from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import ChunkFault, CloudVergeError, Code, Denied, Unavailable
@@ -86,9 +87,9 @@ class Uploader:
         async with trio.open_nursery() as nursery:
             for lane in self._both:
                 nursery.start_soon(lane.run)
-            nursery.start_soon(self._yard.keep_spares)
-            nursery.start_soon(self._yard.seal_retired)
-            nursery.start_soon(self._tend)
+            nursery.start_soon(keep_going, "spare chunks", self._yard.keep_spares)
+            nursery.start_soon(keep_going, "sealing", self._yard.seal_retired)
+            nursery.start_soon(keep_going, "tending", self._tend)
 
     # --- what happens to files --------------------------------------------------------------------------
 
@@ -209,7 +210,10 @@ class Uploader:
         """Ranges of these files may have landed: enter what may be entered."""
         for file in files:
             before = file.weight
-            self._enter(file)
+            try:
+                self._enter(file)
+            except Exception as error:
+                log.error("settling failed", ino=file.ino, exc_info=error)
             self._budget.charge(file.weight - before)
             if file.landed_count:
                 self._held.add(file)
@@ -241,7 +245,7 @@ class Uploader:
                 )
             except Exception as error:
                 file.unreport(report)
-                log.error("durable bytes could not be journaled", ino=file.ino, error=repr(error))
+                log.error("durable bytes could not be journaled", ino=file.ino, exc_info=error)
                 self._note(f"inode {file.ino}: durable bytes wait for the journal: {error}")
                 return
 
