@@ -63,7 +63,7 @@ class Child:
         try:
             self._prepare()
             self._process = _spawn(self.spec)
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             self._failed(f"{self.spec.name} could not be started: {error}", now_s)
             return
         self.identity = Identity.of(self._process.pid)

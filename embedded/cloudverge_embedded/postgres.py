@@ -138,7 +138,8 @@ def evict_leftovers(data_folder: Path) -> None:
     """
     lock_file = data_folder / "postmaster.pid"
     content = read_optional(lock_file)
-    postmaster = int(content.split(b"\n", 1)[0]) if content and content.strip() else 0
+    first_line = content.split(b"\n", 1)[0] if content else b""
+    postmaster = int(first_line) if first_line.isdigit() else 0
     holders = working_in(data_folder)
     _stop_holders(holders, postmaster)
     if content is not None and not working_in(data_folder):

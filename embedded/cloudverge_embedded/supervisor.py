@@ -6,6 +6,7 @@ SIGTERM stops everything. It holds the supervisor lock while it lives, and the c
 are never two sets of servers on one folder. It must never wait for a child outside of ``signal.sigtimedwait``.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -71,6 +72,7 @@ class Supervisor:
         self._fleet = Fleet()
         self._settings: Settings | None = None
         self._pending: str | None = None
+        self._fault: str | None = None  # why the pending request cannot even be planned
         self._report: Report | None = None
         self._phases: dict[str, Phase] = {}
         self._logs_due_s = 0.0
@@ -87,8 +89,9 @@ class Supervisor:
             if number == signal.SIGUSR1:
                 self._take_request()
             self._fleet.tick(time.monotonic())
-            self._note_changes()
-            self._answer()
+            with contextlib.suppress(OSError):  # a full disk: the notes are written when there is room again
+                self._note_changes()
+                self._answer()
             self._turn_logs_over()
         self._stop()
 
@@ -100,10 +103,11 @@ class Supervisor:
     def _take_request(self) -> None:
         content = read_optional(self._folder.request_file)
         self._pending = msgspec.json.decode(content, type=Request).number if content else None
+        self._fault = None
         try:
             self._settings, specs = load_plan(self._folder)
-        except CloudVergeError as error:
-            self._reply(error.message)
+        except (CloudVergeError, OSError) as error:
+            self._fault = str(error)
             return
         self._fleet.follow(specs, self._settings.restart)
         self._fleet.request()
@@ -111,7 +115,9 @@ class Supervisor:
     def _answer(self) -> None:
         if self._pending is None:
             return
-        if self._fleet.is_ready:
+        if self._fault:
+            self._reply(self._fault)
+        elif self._fleet.is_ready:
             self._reply(None)
         elif self._fleet.troubles:
             self._reply("\n".join(self._fleet.troubles))
@@ -120,7 +126,7 @@ class Supervisor:
     def _reply(self, error: str | None) -> None:
         if self._pending is not None:
             write_json(self._folder.answer_file, Answer(self._pending, error))
-            self._pending = None
+        self._pending = None
 
     def _note_changes(self) -> None:
         """Log, and rewrite the files, when a child has come or gone."""

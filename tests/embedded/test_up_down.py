@@ -197,6 +197,18 @@ def test_an_endpoint_changed_for_a_proxy_survives_a_restarted_child(cv, wait_unt
     assert cv.file["metaserver_frames"] == "127.0.0.1:1"
 
 
+def test_the_cluster_lives_on_when_its_file_cannot_be_written(cv, wait_until):
+    before = cv.up("--chunkservers", "2")
+    (cv.root / "cluster.json").unlink()
+    (cv.root / "cluster.json").mkdir()
+    os.kill(pids(before)["auth"], signal.SIGKILL)
+    ready = cv.root / "run" / "auth.ready"
+    wait_until(lambda: ready.exists() and json.loads(ready.read_text())["pid"] != pids(before)["auth"])
+    (cv.root / "cluster.json").rmdir()
+    wait_until(lambda: (cv.root / "cluster.json").exists())
+    assert pids(cv.file)["auth"] == json.loads(ready.read_text())["pid"]
+
+
 def test_a_port_taken_while_the_cluster_was_down_is_replaced(cv):
     before = cv.up("--chunkservers", "2")
     cv.run("down")
