@@ -53,6 +53,7 @@ def forward(links: Links, append: Append, body: Buffer) -> Forward | None:
     if len(append.onward) > CHAIN_MAX:
         raise ProtocolFault(Code.BAD_REQUEST, f"a chain of {len(append.onward)} servers")
     following, *others = append.onward
+    links.check_host(following)
     message = Append(
         append.ticket, append.chunk, append.epoch, append.offset, append.crcs, append.sync, tuple(others)
     )

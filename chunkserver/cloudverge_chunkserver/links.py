@@ -3,17 +3,21 @@
 Requests of one link leave in the order of ``begin``, also those that come while it is still connecting: the
 chain relies on it. A link that broke connects again at the next request. All waits are bounded: ``CONNECT_S``
 to connect, ``PROGRESS_S`` for an answer.
+
+Where the next server of a chain is, a mount says; ``hosts``, from the metaserver, keeps it from sending us (and
+our server ticket) to a machine that is not that server's.
 """
 
 import asyncio
 import ssl as tls
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
 from cloudverge_protocol.checksum import Buffer
-from cloudverge_protocol.errors import CloudVergeError, Code, Unavailable
+from cloudverge_protocol.errors import CloudVergeError, Code, Denied, Unavailable
+from cloudverge_protocol.ids import ServerId
 from cloudverge_protocol.messages import FrameType, Hello, Message, Place
 from cloudverge_wire.frameclient import FrameClient, Reply
 
@@ -113,6 +117,12 @@ class Links:
         self._hello = hello
         self._ssl = ssl
         self._links: OrderedDict[Address, Link] = OrderedDict()
+        self.hosts: Mapping[ServerId, str] | None = None  # None: the metaserver has not said
+
+    def check_host(self, place: Place) -> None:
+        """Refuse an address that is not the machine of the server it names."""
+        if self.hosts is not None and self.hosts.get(place.server) != place.host:
+            raise Denied(Code.FORBIDDEN, f"chunkserver {place.server} is not known at {place.host}")
 
     def to(self, place: Place) -> Link:
         """The link to ``place``."""

@@ -8,7 +8,7 @@ the one thing that is not tried again: ``run`` then raises, because storing for 
 import asyncio
 import base64
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import httpx
@@ -54,6 +54,7 @@ class _Keys(msgspec.Struct, frozen=True):
     server_ticket: str
     heartbeat_s: float = HEARTBEAT_S
     history: str = ""
+    hosts: dict[int, str] | None = None  # of all chunkservers, by id
 
 
 class _Registered(_Keys, frozen=True, kw_only=True):
@@ -82,7 +83,7 @@ class Registration:
         join_token: Callable[[], str],
         home: Home,
         report: Callable[[], Report],
-        joined: Callable[[Membership, str], None],
+        joined: Callable[[Membership, str, Mapping[int, str] | None], None],
     ) -> None:
         self._client = client
         self._join_token = join_token
@@ -121,6 +122,10 @@ class Registration:
     async def _post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self._join_token()}"}
         response = await self._client.post(path, json=body, headers=headers)
+        if response.status_code == 400 and b'"WRONG_CLUSTER"' in response.content:
+            raise ProtocolFault(
+                Code.WRONG_CLUSTER, f"{self._home.folder} belongs to another cluster than this metaserver"
+            )
         if response.status_code in _REGISTER_AGAIN:
             self.registered.clear()
             raise Denied(Code.UNAUTHORIZED, f"the metaserver answered {response.status_code} to {path}")
@@ -133,6 +138,7 @@ class Registration:
         address = self.address
         body = {
             "server_uuid": self._home.uuid,
+            "cluster": self._home.membership.cluster if self._home.membership else "",
             "host": address.host,
             "frame_port": address.frame_port,
             "http_url": address.http_url,
@@ -166,4 +172,4 @@ class Registration:
         except msgspec.ValidationError as error:
             raise ProtocolFault(Code.BAD_REQUEST, f"the metaserver sent malformed keys: {error}") from None
         self._home.join(member)
-        self._joined(member, news.server_ticket)
+        self._joined(member, news.server_ticket, news.hosts)

@@ -6,6 +6,7 @@ answered UNAVAILABLE.
 
 import ssl as tls
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from cloudverge_chunkserver.rights import Rights
 from cloudverge_chunkserver.service import Service
 from cloudverge_chunkserver.store import ChunkStore
 from cloudverge_protocol.errors import Code, Unavailable
-from cloudverge_protocol.ids import CHUNK_BYTES, PROTOCOL_VERSION
+from cloudverge_protocol.ids import CHUNK_BYTES, PROTOCOL_VERSION, ServerId
 from cloudverge_protocol.messages import Hello, HelloReply
 from cloudverge_wire.frameserver import FrameServer, serve_frames
 
@@ -84,8 +85,8 @@ class ChunkServer:
         assert self._frames is not None
         return self._frames.port
 
-    def trust(self, member: Membership, server_ticket: str) -> None:
-        """Believe these keys and present this ticket from now on."""
+    def trust(self, member: Membership, server_ticket: str, hosts: Mapping[int, str] | None = None) -> None:
+        """Believe these keys, present this ticket and know these machines from now on."""
         self.rights.trust(
             member.cluster,
             member.server,
@@ -94,6 +95,8 @@ class ChunkServer:
         )
         self.service.server = member.server
         self._server_ticket = server_ticket or self._server_ticket
+        if hosts is not None:
+            self.links.hosts = {ServerId(server): host for server, host in hosts.items()}
 
     async def listen(self, host: str, port: int) -> None:
         """Recover what is on disk, then serve."""

@@ -115,3 +115,16 @@ async def test_what_the_head_refuses_is_not_sent_on(cluster):
         with pytest.raises(CloudVergeError):
             await head.append(5, 0, b"abc", onward=(cluster.place(2),), **bad)
     assert cluster.servers[2].store.find(5) is None
+
+
+async def test_a_mount_cannot_send_a_server_to_a_machine_that_is_none_of_the_clusters(cluster):
+    for number in (1, 2):
+        await cluster.start(number)
+    head = await cluster.client(1)
+    cluster.servers[1].links.hosts = {2: "127.0.0.1"}
+    await head.append(5, 0, b"abc", onward=(cluster.place(2),))
+    for place in (Place(2, "localhost", cluster.place(2).port), Place(3, "127.0.0.1", 1)):
+        with pytest.raises(CloudVergeError) as caught:
+            await head.append(6, 0, b"abc", onward=(place,))
+        assert caught.value.code == Code.FORBIDDEN
+    assert cluster.servers[1].store.find(6) is None
