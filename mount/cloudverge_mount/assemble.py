@@ -64,7 +64,7 @@ def user_name() -> str:
         name = getpass.getuser()
     except (KeyError, OSError):
         name = f"user{os.geteuid()}"
-    return re.sub(r"[^a-z0-9._-]", "-", name.lower()).strip("-._") or f"user{os.geteuid()}"
+    return re.sub(r"[^a-z0-9._-]", "-", name.lower())[:64].strip("-._") or f"user{os.geteuid()}"
 
 
 def locate(config: MountConfig) -> Endpoints:

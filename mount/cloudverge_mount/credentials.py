@@ -64,7 +64,8 @@ class CredentialFile:
     def try_lock(self) -> BinaryIO | None:
         """Keep other processes of this user from refreshing until the result is closed; None: another does."""
         self._make_folder()
-        file = open(self.path.with_suffix(".lock"), "ab")  # noqa: SIM115  closing it is what unlocks
+        fd = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = open(fd, "r+b")  # noqa: SIM115  closing it is what unlocks
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

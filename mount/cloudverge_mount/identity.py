@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from cloudverge_mount.authclient import AuthClient, Ticket, Tokens
 from cloudverge_mount.credentials import CredentialFile, Credentials
-from cloudverge_protocol.errors import CloudVergeError, Code, Denied, Unavailable
+from cloudverge_protocol.errors import CloudVergeError, Code, Denied, ProtocolFault, Unavailable
 
 TICKET_AGE_MAX_S: Final = 10.0
 TICKET_LIFE_MIN_S: Final = 3.0
@@ -130,7 +130,9 @@ class Identity:
 
     def _keep(self, known: Credentials, tokens: Tokens) -> None:
         if tokens.cluster and self.cluster and tokens.cluster != self.cluster:
-            raise Denied(Code.WRONG_CLUSTER, f"the auth server now belongs to cluster {tokens.cluster}")
+            raise ProtocolFault(
+                Code.WRONG_CLUSTER, f"the auth server now belongs to cluster {tokens.cluster}"
+            )
         self._file.save(replace(known, refresh_token=tokens.refresh_token))
         self._access = tokens.access_token
         self._access_until = self._clock() + tokens.access_expires_s - ACCESS_LIFE_MIN_S

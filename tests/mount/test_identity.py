@@ -1,0 +1,189 @@
+"""Signing in and tickets, against an auth server played over httpx's transport."""
+
+import json
+
+import httpx
+import pytest
+import trio
+
+from cloudverge_mount.authclient import AuthClient
+from cloudverge_mount.credentials import CredentialFile, Credentials
+from cloudverge_mount.identity import Identity
+from cloudverge_protocol.errors import Denied, ProtocolFault, Unavailable
+
+pytestmark = pytest.mark.trio
+
+CLUSTER = "0123456789abcdef0123456789abcdef"
+
+
+class PlayedAuth:
+    """One account, rotating refresh tokens, and a switch to be away."""
+
+    def __init__(self):
+        self.password = None
+        self.refresh_tokens = []
+        self.given = 0
+        self.away = False
+        self.asked = []
+
+    def __call__(self, request):
+        if self.away:
+            raise httpx.ConnectError("away")
+        path = request.url.path
+        body = json.loads(request.content) if request.content else {}
+        self.asked.append(path)
+        return getattr(self, path.rpartition("/")[2])(body)
+
+    @staticmethod
+    def refusal(status, code):
+        return httpx.Response(status, json={"code": code, "message": code.lower()})
+
+    def tokens(self):
+        self.refresh_tokens.append(f"refresh-{len(self.refresh_tokens)}")
+        return httpx.Response(
+            200,
+            json={
+                "access_token": "access",
+                "access_expires_s": 900,
+                "refresh_token": self.refresh_tokens[-1],
+                "cluster": CLUSTER,
+            },
+        )
+
+    def signup(self, body):
+        if self.password is not None:
+            return self.refusal(409, "EXISTS")
+        self.password = body["password"]
+        return self.tokens()
+
+    def login(self, body):
+        return self.tokens() if body["password"] == self.password else self.refusal(401, "UNAUTHORIZED")
+
+    def refresh(self, body):
+        if body["refresh_token"] != self.refresh_tokens[-1]:
+            return self.refusal(401, "UNAUTHORIZED")
+        return self.tokens()
+
+    def tickets(self, body):
+        self.given += 1
+        return httpx.Response(
+            200, json={"ticket": f"ticket-{self.given}", "expires_s": 60, "space": 7, "role": "owner"}
+        )
+
+    def keys(self, body):
+        return httpx.Response(200, json={"cluster": CLUSTER, "keys": {}})
+
+    def spaces(self, body):
+        return httpx.Response(200, json=[{"id": 7, "name": "ann", "role": "owner"}])
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def auth():
+    return PlayedAuth()
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+async def sign(auth, clock, tmp_path):
+    """Make an Identity over the played server."""
+    client = AuthClient("http://auth", transport=httpx.MockTransport(auth))
+    file = CredentialFile(tmp_path / "secrets" / "user.json")
+
+    def make(**settings):
+        return Identity(client, file, cluster=CLUSTER, user="ann", device="laptop", clock=clock, **settings)
+
+    async with client:
+        yield make
+
+
+async def test_an_embedded_clusters_user_is_signed_up_and_remembered(sign, auth, tmp_path):
+    identity = sign(may_sign_up=True)
+    ticket = await identity.ticket()
+    assert (ticket.ticket, ticket.space) == ("ticket-1", 7)
+    assert await identity.space_name() == "ann"
+    path = tmp_path / "secrets" / "user.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert auth.password in path.read_text()
+    assert (await sign(may_sign_up=True).ticket()).ticket == "ticket-2"
+    assert auth.asked.count("/v1/signup") == 1
+    assert "/v1/refresh" in auth.asked
+
+
+async def test_a_crash_between_the_note_and_the_sign_up_is_repaired(sign, auth):
+    identity = sign(may_sign_up=True)
+    identity._file.save(Credentials(CLUSTER, "ann", "a long password"))
+    await identity.ticket()
+    assert auth.password == "a long password"
+
+
+async def test_a_crash_after_the_sign_up_is_repaired(sign, auth):
+    auth.password = "a long password"
+    identity = sign(may_sign_up=True)
+    identity._file.save(Credentials(CLUSTER, "ann", "a long password"))
+    assert await identity.ticket()
+
+
+async def test_a_spent_refresh_token_falls_back_on_the_password(sign, auth):
+    identity = sign(may_sign_up=True)
+    await identity.ticket()
+    auth.refresh_tokens.append("somebody else's")
+    assert await sign(may_sign_up=True).ticket()
+    assert auth.asked[-2:] == ["/v1/login", "/v1/tickets"]
+
+
+async def test_elsewhere_only_the_refresh_token_is_kept_and_its_end_is_told(sign, auth):
+    auth.password = "typed by ann"
+    identity = sign()
+    with pytest.raises(Denied, match="not signed in"):
+        await identity.ticket()
+    await identity.sign_in_with("typed by ann")
+    assert "typed by ann" not in identity._file.path.read_text()
+    assert await sign().ticket()
+    auth.refresh_tokens.append("revoked")
+    with pytest.raises(Denied, match="signed out"):
+        await sign().ticket()
+
+
+async def test_tickets_are_handed_out_fresh_and_outlive_a_short_absence_of_auth(sign, auth, clock):
+    identity = sign(may_sign_up=True)
+    assert (await identity.ticket()).ticket == "ticket-1"
+    clock.now += 5
+    assert (await identity.ticket()).ticket == "ticket-1"
+    clock.now += 10
+    assert (await identity.ticket()).ticket == "ticket-2"
+    auth.away = True
+    clock.now += 50
+    assert (await identity.ticket()).ticket == "ticket-2"
+    clock.now += 10
+    with pytest.raises(Unavailable):
+        await identity.ticket()
+    auth.away = False
+    assert (await identity.ticket()).ticket == "ticket-3"
+
+
+async def test_two_that_refresh_at_once_use_different_refresh_tokens(sign, auth):
+    await sign(may_sign_up=True).ticket()
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(sign(may_sign_up=True).ticket)
+    assert auth.asked.count("/v1/refresh") == 5
+    assert "/v1/login" not in auth.asked
+
+
+async def test_another_clusters_answer_is_not_believed(sign, auth):
+    auth.password = "typed by ann"
+    identity = sign()
+    identity.cluster = "ffff0000ffff0000"
+    with pytest.raises(ProtocolFault, match=CLUSTER):
+        await identity.sign_in_with("typed by ann")
