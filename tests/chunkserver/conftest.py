@@ -92,6 +92,10 @@ class Cluster:
         """A mount's connection to server ``number``."""
         hello = Hello(PROTOCOL_VERSION, self.identity() if token is None else token, CLUSTER)
         raw = await FrameClient.connect("127.0.0.1", self.servers[number].port, lambda: hello)
+        return self.client_on(raw)
+
+    def client_on(self, raw: FrameClient) -> "Client":
+        """The same, on a connection that stands already."""
         self._clients.append(raw)
         return Client(self, raw)
 
