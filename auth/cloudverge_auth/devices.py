@@ -37,7 +37,7 @@ async def revoke_device(pool: asyncpg.Pool, user: UserId, device: DeviceId) -> N
     """Take the device's access away for ever; raises Refused(NOT_FOUND)."""
     async with transaction(pool) as connected:
         if await connected.fetchval(_REVOKE, device, user) is None:
-            raise Refused(Code.NOT_FOUND, f"you have no device {device}")
+            raise Refused(Code.NOT_FOUND, "you have no such device")
         await connected.execute(_END_FAMILIES, device)
         await connected.execute(_RAISE_EPOCHS, user)
 

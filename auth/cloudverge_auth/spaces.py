@@ -44,7 +44,7 @@ def choose_space(spaces: list[Space], wanted: int | str) -> Space:
         number = _as_id(wanted)
         matching += [space for space in spaces if space.id == number]
     if not matching:
-        raise Refused(Code.NOT_FOUND, f"you have no space {str(wanted)!r}" if wanted else "you have no space")
+        raise Refused(Code.NOT_FOUND, "you have no such space" if wanted else "you have no space")
     return matching[0]
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import pydantic
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cloudverge_auth.tokens import Identity
 from cloudverge_metaserver.cluster import Cluster
@@ -20,10 +20,11 @@ from cloudverge_protocol.errors import Code, Denied, ProtocolFault
 from cloudverge_protocol.ids import ID_MAX, ChunkId, ServerId
 from cloudverge_wire.bodylimit import LimitBody
 from cloudverge_wire.gate import RequireToken
-from cloudverge_wire.httperrors import answer_errors
+from cloudverge_wire.httperrors import answer_errors, send_error
 from cloudverge_wire.join import INVALID_MESSAGE, check_join_token
 
 PUBLIC = ("/healthz", "/v1/keys")
+FOR_SERVERS = "/v1/servers/"  # all below this path
 JOINED = "join"  # the claims of a caller with the join token
 
 Bytes64 = Annotated[int, pydantic.Field(ge=0, le=ID_MAX)]
@@ -54,6 +55,23 @@ class HeartbeatBody(pydantic.BaseModel):
     full: bool = False
 
 
+class _RequireJoin:
+    """Sends who is no server away from the servers' paths, before the body is read (as the gate does)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] == "http"
+            and scope["path"].startswith(FOR_SERVERS)
+            and scope["state"]["claims"] != JOINED
+        ):
+            await send_error(send, Denied(Code.UNAUTHORIZED, INVALID_MESSAGE))
+        else:
+            await self._app(scope, receive, send)
+
+
 def make_app(cluster: Cluster) -> ASGIApp:
     """The application, gate included."""
     app = FastAPI(title="CloudVerge metaserver", docs_url=None, redoc_url=None, openapi_url=None)
@@ -69,7 +87,7 @@ def make_app(cluster: Cluster) -> ASGIApp:
             return await cluster.keys.identify(token)
         return JOINED
 
-    return RequireToken(LimitBody(app), public=PUBLIC, verify=verify)
+    return RequireToken(_RequireJoin(LimitBody(app)), public=PUBLIC, verify=verify)
 
 
 def _add_public(app: FastAPI, cluster: Cluster) -> None:
