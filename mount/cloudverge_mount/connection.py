@@ -4,7 +4,9 @@ Many calls may be under way at once; replies come in any order and wake their ca
 failed in any way (lost, garbage received, a send cut short) is closed and stays so: ``Link`` opens the next.
 
 Deadlines count time without progress: as long as bytes keep arriving or leaving on this connection a call is
-not given up before ``STRETCH`` times its timeout, so a large body on a slow line is not a failure.
+not given up before ``STRETCH`` times its timeout, so a large body on a slow line is not a failure. One watchdog
+per connection keeps them all (two cancel scopes a call would cost as much as the rest of it); it sleeps while
+nothing is under way.
 """
 
 import itertools
@@ -21,15 +23,21 @@ from cloudverge_protocol.frames import Frame, FrameReader
 from cloudverge_protocol.messages import ErrorReply, FrameType, Hello, HelloReply, Message
 
 STRETCH = 4
+WATCH_EVERY_S = 0.5
+WATCH_IDLE_S = 5.0  # the watchdog ends after so long without a call
 HelloSource = Callable[[], Awaitable[Hello]]
 
 
 class _Waiter:
     """A call under way: what was asked, and the answer once it is there."""
 
-    __slots__ = ("error", "event", "frame")
+    __slots__ = ("error", "event", "frame", "is_sent", "kind", "started", "timeout_s")
 
-    def __init__(self) -> None:
+    def __init__(self, kind: FrameType, timeout_s: float) -> None:
+        self.kind = kind
+        self.started = trio.current_time()
+        self.timeout_s = timeout_s
+        self.is_sent = False
         self.event = trio.Event()
         self.frame: Frame | None = None
         self.error: CloudVergeError | None = None
@@ -38,9 +46,11 @@ class _Waiter:
 class Connection:
     """Made by ``Connection.open``; ``call`` is safe from many tasks."""
 
-    def __init__(self, transport: Transport, peer: str) -> None:
+    def __init__(self, transport: Transport, peer: str, nursery: trio.Nursery) -> None:
         self._transport = transport
         self._peer = peer
+        self._nursery = nursery
+        self._is_watched = False
         self._ids = itertools.count(1)
         self._waiting: dict[int, _Waiter] = {}
         self._sending = trio.Lock()
@@ -60,7 +70,7 @@ class Connection:
         timeout_s: float = 5.0,
     ) -> "Connection":
         """Connect and introduce ourselves. Raises Unavailable, or what the server says to our HELLO."""
-        connection = cls(await connect(host, port, tls=tls, timeout_s=timeout_s), f"{host}:{port}")
+        connection = cls(await connect(host, port, tls=tls, timeout_s=timeout_s), f"{host}:{port}", nursery)
         nursery.start_soon(connection._receive_frames)
         try:
             await connection.greet(hello, timeout_s=timeout_s)
@@ -85,49 +95,70 @@ class Connection:
         if self.closed:
             raise Unavailable(Code.UNREACHABLE, f"the connection to {self._peer} is lost")
         request_id = next(self._ids) & 0xFFFFFFFF
-        waiter = self._waiting[request_id] = _Waiter()
+        waiter = self._waiting[request_id] = _Waiter(kind, timeout_s)
+        if not self._is_watched:
+            self._is_watched = True
+            self._nursery.start_soon(self._watch)
         try:
-            await self._wait_for_reply(kind, request_id, message, body, waiter, timeout_s)
+            head = codec.encode_request(kind, request_id, message, sum(map(len, body)))
+            await self._send((head, *body))
+            waiter.is_sent = True
+            await waiter.event.wait()
         finally:
             self._waiting.pop(request_id, None)
         return self._reply_of(kind, waiter)
 
-    async def _wait_for_reply(
-        self,
-        kind: FrameType,
-        request_id: int,
-        message: Message,
-        body: Sequence[Buffer],
-        waiter: _Waiter,
-        timeout_s: float,
-    ) -> None:
-        started = trio.current_time()
-        head = codec.encode_request(kind, request_id, message, sum(map(len, body)))
-        with trio.move_on_after(timeout_s * STRETCH):
-            await self._send((head, *body), timeout_s)
-            while not waiter.event.is_set():
-                quiet_until = max(started, self._last_progress) + timeout_s
-                with trio.move_on_at(quiet_until):
-                    await waiter.event.wait()
-                if trio.current_time() >= max(started, self._last_progress) + timeout_s:
-                    break
-        if not waiter.event.is_set():
-            raise Unavailable(Code.TIMEOUT, f"{self._peer} did not answer {kind.name} in time")
+    async def _send(self, buffers: Sequence[Buffer]) -> None:
+        try:
+            self._sending.acquire_nowait()  # usually free; waiting in line costs a turn of the loop
+        except trio.WouldBlock:
+            await self._sending.acquire()
+        try:
+            await self._send_whole(buffers)
+        finally:
+            self._sending.release()
 
-    async def _send(self, buffers: Sequence[Buffer], timeout_s: float) -> None:
-        async with self._sending:
-            if self.closed:
-                raise Unavailable(Code.UNREACHABLE, f"the connection to {self._peer} is lost")
-            whole = False
-            try:
-                await self._transport.send(buffers)
-                whole = True
-                self._last_progress = trio.current_time()
-            except OSError as error:
-                raise Unavailable(Code.UNREACHABLE, f"{self._peer}: {error}") from error
-            finally:
-                if not whole:  # half a frame may be out: nobody can send after it
-                    self.close()
+    async def _send_whole(self, buffers: Sequence[Buffer]) -> None:
+        if self.closed:
+            raise Unavailable(Code.UNREACHABLE, f"the connection to {self._peer} is lost")
+        whole = False
+        try:
+            await self._transport.send(buffers)
+            whole = True
+            self._last_progress = trio.current_time()
+        except (OSError, trio.ClosedResourceError) as error:
+            raise Unavailable(Code.UNREACHABLE, f"{self._peer}: {error}") from error
+        finally:
+            if not whole:  # half a frame may be out: nobody can send after it
+                self.close()
+
+    async def _watch(self) -> None:
+        """Give up calls that have waited too long without progress."""
+        idle_at = trio.current_time() + WATCH_IDLE_S
+        while not self.closed and (self._waiting or trio.current_time() < idle_at):
+            now, next_look = trio.current_time(), WATCH_EVERY_S
+            if self._waiting:
+                idle_at = now + WATCH_IDLE_S
+            for request_id, waiter in list(self._waiting.items()):
+                left = self._patience_left_s(waiter, now)
+                if left <= 0:
+                    self._give_up(request_id, waiter)
+                else:
+                    next_look = min(next_look, left)
+            await trio.sleep(max(0.005, next_look))
+        self._is_watched = False
+
+    def _patience_left_s(self, waiter: _Waiter, now: float) -> float:
+        quiet_until = max(waiter.started, self._last_progress) + waiter.timeout_s
+        return min(quiet_until, waiter.started + waiter.timeout_s * STRETCH) - now
+
+    def _give_up(self, request_id: int, waiter: _Waiter) -> None:
+        if not waiter.is_sent:
+            self.close()  # the request is stuck in the socket; who sends now or waits to gets an error
+            return
+        del self._waiting[request_id]
+        waiter.error = Unavailable(Code.TIMEOUT, f"{self._peer} did not answer {waiter.kind.name} in time")
+        waiter.event.set()
 
     def _reply_of(self, kind: FrameType, waiter: _Waiter) -> tuple[Message, memoryview]:
         if waiter.error is not None:

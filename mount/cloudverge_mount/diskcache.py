@@ -1,12 +1,12 @@
 """The disk cache of chunk bytes: records in append-only segment files of the cache folder.
 
-A record is a header (magic, chunk, offset, length, CRC of the data, CRC of the header) and up to
-``RECORD_BYTES`` of verified bytes, whole blocks from a block's start. The index lives in RAM and is rebuilt from
-the headers at start. Segments are evicted whole, least recently used first.
+A record is a header (magic, chunk, offset, length, a CRC per block, the header's own CRC) and up to
+``RECORD_BYTES`` of verified bytes, whole blocks from a block's start. The index lives in RAM, block by block, and
+is rebuilt from the headers at start. Segments are evicted whole, least recently used first.
 
 It never slows the path that feeds it: runs are queued by reference within ``QUEUE_BYTES``, what does not fit is
 not cached, and a thread writes. Streams are admitted at a bounded rate, so that one big read over a fast line
-neither wears the disk nor flushes everything else out. Bytes read back have passed their checksum; a record
+neither wears the disk nor flushes everything else out. Bytes read back have passed their checksum; a block
 that does not is forgotten. A full or failing disk only switches the cache off.
 """
 
@@ -22,36 +22,51 @@ import structlog
 import trio
 
 from cloudverge_mount.blockcache import Run, key_of
-from cloudverge_protocol.checksum import crc32c
+from cloudverge_protocol.checksum import crc32c, piece_crcs
 from cloudverge_protocol.ids import BLOCK_BYTES
 
 log = structlog.get_logger(__name__)
 
 SEGMENT_BYTES = 32 * 1024 * 1024
 RECORD_BYTES = 256 * 1024
+READ_BLOCKS = 16  # at most, in one read of the disk
 QUEUE_BYTES = 8 * 1024 * 1024
+GATHER_S = 0.02  # for one write to take several runs
 STREAM_BYTES_PER_S = 48 * 1024 * 1024
 STREAM_BURST_BYTES = 96 * 1024 * 1024
 MAGIC = 0x43564243
-_HEADER = struct.Struct("<IQIII")
+RECORD_BLOCKS = RECORD_BYTES // BLOCK_BYTES
+_HEADER = struct.Struct(f"<IQII{RECORD_BLOCKS}I")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CRC.size
 
 
+class Block(NamedTuple):
+    """Where the bytes of one block (the last of a chunk may be short) lie."""
+
+    segment: int
+    position: int
+    length: int
+    crc: int
+
+
 class Record(NamedTuple):
-    """Where ``length`` bytes from ``start`` of ``chunk`` lie."""
+    """``length`` bytes from ``start`` of ``chunk`` at ``position`` of ``segment``, with the CRC of each block."""
 
     segment: int
     position: int
     chunk: int
     start: int
     length: int
-    crc: int
+    crcs: tuple[int, ...]
 
-    def blocks(self) -> range:
-        """The keys of its blocks."""
+    def blocks(self) -> Iterator[tuple[int, Block]]:
+        """Its blocks by key."""
         first = key_of(self.chunk, self.start)
-        return range(first, first + -(-self.length // BLOCK_BYTES))
+        for index, crc in enumerate(self.crcs):
+            at = index * BLOCK_BYTES
+            length = min(BLOCK_BYTES, self.length - at)
+            yield first + index, Block(self.segment, self.position + at, length, crc)
 
 
 class DiskCache:
@@ -64,8 +79,8 @@ class DiskCache:
         self._folder = folder
         self._limit = limit_bytes
         self._clock = clock
-        self._index: dict[int, Record] = {}
-        self._members: dict[int, list[Record]] = {}  # by segment, least recently used segment first
+        self._index: dict[int, Block] = {}
+        self._members: dict[int, list[int]] = {}  # keys by segment, least recently used segment first
         self._sizes: dict[int, int] = {}
         self._fds: dict[int, int] = {}
         self._current = 0
@@ -74,6 +89,7 @@ class DiskCache:
         self._wake = trio.Event()
         self._tokens = float(STREAM_BURST_BYTES)
         self._tokens_at = 0.0
+        self._can_tell = True  # whether the file system knows what it has in memory
         self._off = limit_bytes < 2 * SEGMENT_BYTES
 
     @property
@@ -84,28 +100,59 @@ class DiskCache:
     # --- lookups ----------------------------------------------------------------------------------------
 
     def has(self, chunk: int, offset: int) -> bool:
-        """Whether a record holds the byte at ``offset``."""
-        record = self._index.get(key_of(chunk, offset))
-        return record is not None and offset < record.start + record.length
+        """Whether the byte at ``offset`` is here."""
+        block = self._index.get(key_of(chunk, offset))
+        return block is not None and offset % BLOCK_BYTES < block.length
 
-    async def get(self, chunk: int, offset: int) -> Run | None:
-        """A run that holds the byte at ``offset``, verified."""
-        record = self._index.get(key_of(chunk, offset))
-        if record is None or offset >= record.start + record.length:
+    async def get(self, chunk: int, offset: int, end: int) -> Run | None:
+        """A run that holds the byte at ``offset``, verified, and what follows it up to ``end`` if at hand."""
+        if not self.has(chunk, offset):
             return None
-        self._members[record.segment] = self._members.pop(record.segment)  # used now
+        blocks = self._neighbours(key_of(chunk, offset), -(-(end - offset) // BLOCK_BYTES))
+        segment, position = blocks[0].segment, blocks[0].position
+        length = sum(block.length for block in blocks)
+        self._members[segment] = self._members.pop(segment)  # used now
         try:
-            fd = self._reading(record.segment)
-            data = _read_if_cached(fd, record)
+            fd = self._reading(segment)
+            data = self._read_at_hand(fd, position, length)
             if data is None:
-                data = await trio.to_thread.run_sync(os.pread, fd, record.length, record.position)
+                data = await trio.to_thread.run_sync(os.pread, fd, length, position)
         except OSError as error:
-            log.info("disk cache record unreadable", error=str(error))
+            log.info("disk cache unreadable", error=str(error))
             data = b""
-        if len(data) == record.length and crc32c(data) == record.crc:
-            return Run(chunk, record.start, memoryview(data))
-        self._forget(record)
+        view = memoryview(data)
+        if _matches(view, blocks):
+            return Run(chunk, offset - offset % BLOCK_BYTES, view)
+        self._forget(chunk, offset, blocks)
         return None
+
+    def _read_at_hand(self, fd: int, position: int, length: int) -> bytes | bytearray | None:
+        """The bytes if the kernel has them in memory; None if the disk would have to be waited for.
+
+        File systems that cannot tell (those in memory among them) are simply read.
+        """
+        if self._can_tell:
+            data = bytearray(length)
+            try:
+                count = os.preadv(fd, [data], position, os.RWF_NOWAIT)
+                return data if count == length else None
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                self._can_tell = False
+        return os.pread(fd, length, position)
+
+    def _neighbours(self, key: int, count: int) -> list[Block]:
+        """The block of ``key`` and those after it that lie right behind it in its file, at most ``count``."""
+        blocks = [self._index[key]]
+        while len(blocks) < min(count, READ_BLOCKS) and blocks[-1].length == BLOCK_BYTES:
+            last, following = blocks[-1], self._index.get(key + len(blocks))
+            if following is None or following[:2] != (last.segment, last.position + BLOCK_BYTES):
+                break
+            blocks.append(following)
+        return blocks
 
     def offer(self, run: Run, *, is_stream: bool) -> None:
         """Verified bytes that may be kept; cheap, and refused whenever that is better."""
@@ -138,6 +185,7 @@ class DiskCache:
             while not self._off:
                 await self._wake.wait()
                 self._wake = trio.Event()
+                await trio.sleep(GATHER_S)
                 await self._write_queued()
         except OSError as error:
             log.warning("the disk cache is off", folder=str(self._folder), error=str(error))
@@ -168,9 +216,9 @@ class DiskCache:
             for run in runs:
                 for at in range(0, len(run.data), RECORD_BYTES):
                     part = run.data[at : at + RECORD_BYTES]
-                    record = Record(
-                        segment, position + HEADER_BYTES, run.chunk, run.start + at, len(part), crc32c(part)
-                    )
+                    start = run.start + at
+                    crcs = tuple(piece_crcs(part, start))
+                    record = Record(segment, position + HEADER_BYTES, run.chunk, start, len(part), crcs)
                     os.pwritev(fd, [_header_of(record), part], position)
                     position = record.position + record.length
                     records.append(record)
@@ -179,31 +227,32 @@ class DiskCache:
         return records
 
     def _add(self, record: Record) -> None:
-        for key in record.blocks():
-            self._index[key] = record
-        self._members.setdefault(record.segment, []).append(record)
+        members = self._members.setdefault(record.segment, [])
+        for key, block in record.blocks():
+            self._index[key] = block
+            members.append(key)
         end = record.position + record.length
         self._sizes[record.segment] = max(end, self._sizes.get(record.segment, 0))
 
     def _make_room(self) -> None:
         while self.held_bytes + SEGMENT_BYTES > self._limit and len(self._members) > 1:
             segment = next(number for number in self._members if number != self._current)
-            for record in self._members.pop(segment):
-                self._unindex(record)
+            for key in self._members.pop(segment):
+                block = self._index.get(key)
+                if block is not None and block.segment == segment:
+                    del self._index[key]
             del self._sizes[segment]
             fd = self._fds.pop(segment, None)
             if fd is not None:
                 os.close(fd)
             self._path(segment).unlink(missing_ok=True)
 
-    def _forget(self, record: Record) -> None:
-        log.warning("a record of the disk cache fails its checksum", chunk=record.chunk, offset=record.start)
-        self._unindex(record)
-
-    def _unindex(self, record: Record) -> None:
-        for key in record.blocks():
-            if self._index.get(key) is record:
-                del self._index[key]
+    def _forget(self, chunk: int, offset: int, blocks: list[Block]) -> None:
+        log.warning("bytes of the disk cache fail their checksum", chunk=chunk, offset=offset)
+        first = key_of(chunk, offset)
+        for index, block in enumerate(blocks):
+            if self._index.get(first + index) == block:
+                del self._index[first + index]
 
     # --- files ------------------------------------------------------------------------------------------
 
@@ -232,7 +281,8 @@ class DiskCache:
 
 
 def _header_of(record: Record) -> bytes:
-    fields = _HEADER.pack(MAGIC, record.chunk, record.start, record.length, record.crc)
+    crcs = (*record.crcs, *[0] * (RECORD_BLOCKS - len(record.crcs)))
+    fields = _HEADER.pack(MAGIC, record.chunk, record.start, record.length, *crcs)
     return fields + _CRC.pack(crc32c(fields))
 
 
@@ -243,22 +293,20 @@ def _records_in(path: Path, segment: int) -> Iterator[Record]:
         while position + HEADER_BYTES <= size:
             file.seek(position)
             header = file.read(HEADER_BYTES)
-            magic, chunk, start, length, crc = _HEADER.unpack_from(header)
+            magic, chunk, start, length, *crcs = _HEADER.unpack_from(header)
             if magic != MAGIC or _CRC.unpack_from(header, _HEADER.size)[0] != crc32c(header[: _HEADER.size]):
                 return
             position += HEADER_BYTES + length
             if length > RECORD_BYTES or position > size:
                 return
-            yield Record(segment, position - length, chunk, start, length, crc)
+            blocks = -(-length // BLOCK_BYTES)
+            yield Record(segment, position - length, chunk, start, length, tuple(crcs[:blocks]))
 
 
-def _read_if_cached(fd: int, record: Record) -> bytes | bytearray | None:
-    """The record's bytes if the kernel has them at hand; None if the disk would have to be waited for."""
-    data = bytearray(record.length)
-    try:
-        count = os.preadv(fd, [data], record.position, os.RWF_NOWAIT)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
-            return None
-        raise
-    return data if count == record.length else None
+def _matches(data: memoryview, blocks: list[Block]) -> bool:
+    at = 0
+    for block in blocks:
+        if crc32c(data[at : at + block.length]) != block.crc:
+            return False
+        at += block.length
+    return at == len(data)

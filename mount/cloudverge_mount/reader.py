@@ -173,7 +173,7 @@ class Reader:
             return None
         parts: list[memoryview] = []
         while at < fetch.end:
-            run = await disk.get(chunk, at)
+            run = await disk.get(chunk, at, fetch.end)
             if run is None:
                 break
             parts.append(run.data[at - run.start :])
