@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
@@ -16,24 +17,31 @@ import stamina
 from cloudverge_metaserver.chunks import Chunks
 from cloudverge_metaserver.cluster import Cluster
 from cloudverge_metaserver.database import Database
+from cloudverge_metaserver.deletion import Deletion
 from cloudverge_metaserver.frames import FrameRoutes
+from cloudverge_metaserver.housekeeping import Abandoned, Job
+from cloudverge_metaserver.links import Links
 from cloudverge_metaserver.publishedkeys import PublishedKeys
 from cloudverge_metaserver.reading import Reading
+from cloudverge_metaserver.reaping import Reaper
+from cloudverge_metaserver.repair import Repairer
 from cloudverge_metaserver.routes import make_app
+from cloudverge_metaserver.sealing import Sealer
 from cloudverge_metaserver.servers import Servers
 from cloudverge_metaserver.sessions import Sessions
 from cloudverge_metaserver.settings import MetaSettings
 from cloudverge_metaserver.signingkeys import ensure_signing_key
+from cloudverge_metaserver.suspicion import Suspicions
 from cloudverge_metaserver.tickets import TicketDesk
 from cloudverge_protocol.errors import Unavailable
 from cloudverge_protocol.ids import PROTOCOL_VERSION
-from cloudverge_protocol.messages import Hello, HelloReply
+from cloudverge_protocol.messages import FrameType, Hello, HelloReply
 from cloudverge_wire.clusterid import ClusterIds, ensure_cluster
 from cloudverge_wire.database import database_errors, read_dsn
 from cloudverge_wire.frameserver import serve_frames
 from cloudverge_wire.httpserve import serve_http
 from cloudverge_wire.join import read_join_token
-from cloudverge_wire.listen import server_tls
+from cloudverge_wire.listen import client_tls, server_tls
 from cloudverge_wire.migrate import migrate
 from cloudverge_wire.process import Endpoints
 
@@ -72,20 +80,56 @@ async def started(settings: MetaSettings) -> AsyncIterator[Endpoints]:
         await _first_keys(keys)
         desk = TicketDesk(signing, ids.cluster)
         servers = Servers(database, settings.lost_after_s)
+        links = Links(lambda: _hello(desk, ids), client_tls(settings.tls.ca) if settings.tls else None)
+        stack.callback(links.close)
+        sealer = Sealer(database, links, desk)
+        suspicions = Suspicions(database, links, desk, sealer)
         cluster = Cluster(
-            ids,
-            database,
-            keys,
-            ring,
-            desk,
-            servers,
-            join_token,
-            settings.replicas,
-            lambda server, chunk: None,
+            ids, database, keys, ring, desk, servers, join_token, settings.replicas, suspicions.suspect
         )
         sessions = Sessions(database, settings.lease_s, settings.replicas)
         routes = FrameRoutes(database, sessions, Chunks(database, servers, desk), Reading(database))
+        routes.add(FrameType.CHUNK_SEAL, sealer.seal_own)
+        routes.add(FrameType.DAMAGE, suspicions.report)
+        jobs = _jobs(settings, cluster, links, sealer)
+        routes.housekeep = jobs.kick
+        suspicions.found = jobs.kick
+        for work in (keys.run, suspicions.run, *(job.loop for job in jobs.all)):
+            stack.push_async_callback(_cancelled, asyncio.create_task(work()))
         yield await _listen(stack, settings, cluster, routes)
+
+
+@dataclass(frozen=True)
+class _Jobs:
+    all: tuple[Job, ...]
+
+    def kick(self) -> None:
+        for job in self.all:
+            job.kick()
+
+
+def _jobs(settings: MetaSettings, cluster: Cluster, links: Links, sealer: Sealer) -> _Jobs:
+    database, servers, desk = cluster.database, cluster.servers, cluster.desk
+    deletion = Deletion(database, servers, links, desk, settings.delete_grace_s)
+    repairer = Repairer(database, servers, links, desk, sealer)
+    return _Jobs(
+        (
+            Job("seal", Abandoned(database, sealer).run, 2.0),
+            Job("reap", Reaper(database).run, 10.0),
+            Job("delete", deletion.run, 3.0),
+            Job("repair", repairer.run, 5.0),
+        )
+    )
+
+
+def _hello(desk: TicketDesk, ids: ClusterIds) -> Hello:
+    """How we introduce ourselves to chunkservers."""
+    return Hello(PROTOCOL_VERSION, desk.own("metaserver", time.time()), ids.cluster, software="metaserver")
+
+
+async def _cancelled(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _first_keys(keys: PublishedKeys) -> None:
@@ -109,8 +153,6 @@ async def _listen(
         )
 
     tls = settings.tls
-    refreshing = asyncio.create_task(cluster.keys.run())
-    stack.callback(refreshing.cancel)
     frames = await serve_frames(
         settings.host,
         settings.frame_port,

@@ -21,7 +21,9 @@ from cloudverge_protocol.messages import (
     FrameType,
     IncarnationClose,
     Message,
+    SessionOpen,
     SessionRef,
+    SessionReply,
 )
 from cloudverge_wire.peer import Answer, Peer
 
@@ -37,7 +39,7 @@ class FrameRoutes:
         self._database, self._sessions = database, sessions
         self.housekeep: Callable[[], None] = lambda: None  # called when there may be something to clear away
         self._handlers: dict[FrameType, Handler] = {
-            FrameType.SESSION_OPEN: sessions.open,
+            FrameType.SESSION_OPEN: self._open,
             FrameType.SESSION_RENEW: sessions.renew,
             FrameType.SESSION_CLOSE: self._close,
             FrameType.INCARNATION_CLOSE: self._close_old,
@@ -65,6 +67,11 @@ class FrameRoutes:
 
     async def _batch(self, identity: Identity, message: Batch) -> BatchReply:
         return await commit_batch(self._database, identity, message)
+
+    async def _open(self, identity: Identity, message: SessionOpen) -> SessionReply:
+        reply = await self._sessions.open(identity, message)
+        self.housekeep()  # the chunks of those that were replaced are to be sealed
+        return reply
 
     async def _close(self, identity: Identity, message: SessionRef) -> Empty:
         await self._sessions.close(identity, message)
