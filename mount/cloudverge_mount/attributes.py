@@ -1,0 +1,131 @@
+"""Attributes: getattr, setattr, truncate, readlink, access, statfs."""
+
+import stat
+from typing import Final
+
+from cloudverge_mount.core import Core
+from cloudverge_mount.filesystem import Caller, SetattrRequest, Statfs
+from cloudverge_mount.localset import NotLoaded
+from cloudverge_mount.pending import Pending
+from cloudverge_protocol.errors import Code, Refused
+from cloudverge_protocol.ids import FILE_BYTES_MAX, InodeId
+from cloudverge_protocol.inodes import Inode
+from cloudverge_protocol.operations import Setattr, Truncate
+
+GROUP_RUN: Final = stat.S_ISGID | stat.S_IXGRP
+
+
+def without_setid(mode: int) -> int | None:
+    """The permission bits without setuid and setgid, as a write by somebody else leaves them; None: no change."""
+    kept = mode & 0o7777 & ~stat.S_ISUID
+    if kept & GROUP_RUN == GROUP_RUN:
+        kept &= ~stat.S_ISGID
+    return None if kept == mode & 0o7777 else kept
+
+
+class Attributes:
+    """The part of ``Vfs`` that deals in attributes."""
+
+    core: Core
+
+    async def getattr(self, ino: int) -> Inode:
+        """The inode as it is seen here."""
+        core = self.core
+        if core.gate.closed is None:
+            try:
+                return core.shown(core.row(ino))
+            except NotLoaded:
+                pass
+        return core.shown(await core.retry(core.row, ino))
+
+    async def readlink(self, ino: int) -> bytes:
+        """Where a symlink points."""
+        row = await self.core.retry(self.core.row, ino)
+        if not stat.S_ISLNK(row.mode):
+            raise Refused(Code.INVALID, f"inode {ino} is no symlink")
+        return row.target
+
+    async def access(self, ino: int, mode: int, ctx: Caller) -> bool:
+        """Permissions are the kernel's business (default_permissions)."""
+        return True
+
+    async def statfs(self) -> Statfs:
+        """Room in the space."""
+        return self.core.ledger.quota.statfs()
+
+    async def setattr(self, ino: int, changes: SetattrRequest, ctx: Caller) -> Inode:
+        """chmod, chown, truncate, utimensat."""
+        core = self.core
+        if changes.size is not None:
+            await self.truncate(ino, changes.size, changes.mode)
+            changes = changes._replace(size=None, mode=None)
+            if changes == _NOTHING:
+                return core.shown(core.row(ino))
+        if core.is_calm():
+            try:
+                return self._setattr(ino, changes)
+            except NotLoaded:
+                pass
+        return await core.retry(self._setattr, ino, changes)
+
+    def _setattr(self, ino: int, changes: SetattrRequest) -> Inode:
+        core = self.core
+        core.check_writable()
+        core.row(ino)
+        op = Setattr(
+            InodeId(ino),
+            core.clock_ns(),
+            changes.mode,
+            changes.uid,
+            changes.gid,
+            changes.atime_ns,
+            changes.mtime_ns,
+        )
+        core.ledger.accept(op)
+        return core.shown(core.row(ino))
+
+    # --- size --------------------------------------------------------------------------------------------
+
+    async def truncate(self, ino: int, size: int, mode: int | None = None) -> None:
+        """Set the size. Bytes that a held rename or link waits for are uploaded first: they must not vanish."""
+        core = self.core
+        while not await core.retry(self._truncate, ino, size, mode):
+            await core.content.flush(InodeId(ino))
+
+    def _truncate(self, ino: int, size: int, mode: int | None) -> bool:
+        """False: flush the file and try again."""
+        core = self.core
+        core.check_writable()
+        row, pending = core.row(ino), core.pendings.get(ino)
+        if not row.is_file:
+            raise Refused(Code.IS_DIR if row.is_dir else Code.INVALID, f"inode {ino} is no regular file")
+        if not 0 <= size <= FILE_BYTES_MAX:
+            raise Refused(Code.FILE_TOO_BIG if size > 0 else Code.INVALID, f"{size} bytes")
+        shown_size = row.size if pending is None else pending.size
+        if size < shown_size and core.holding.waits_for(ino):
+            return False
+        if pending is None or size < row.size:
+            core.ledger.accept(Truncate(InodeId(ino), size, core.clock_ns(), mode))
+        if pending is not None:
+            self._cut_pending(row, pending, size, mode)
+        return True
+
+    def _cut_pending(self, row: Inode, pending: Pending, size: int, mode: int | None) -> None:
+        """The same for what is dirty; a Truncate has been accepted if journaled bytes go."""
+        core = self.core
+        shrunk = size < pending.size
+        pending.size = size
+        if size < row.size:
+            pending.entered()
+        else:
+            pending.touch(core.clock_ns())
+            if mode is not None:
+                pending.mode = mode
+        if shrunk:
+            core.ledger.shrink_growth(pending, max(0, size - row.size))
+            core.content.cut(row.ino, size)
+        if not core.content.is_dirty(row.ino):
+            core.ledger.content_settled(row.ino)
+
+
+_NOTHING: Final = SetattrRequest()

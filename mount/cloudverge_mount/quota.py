@@ -1,0 +1,55 @@
+"""Room for what is new: checked before an operation is accepted, so that a full quota is told at once.
+
+The metaserver says what the space uses as of its last commit; what we have accepted since is added here.
+Overwrites and removals are never refused.
+"""
+
+from cloudverge_mount.filesystem import Statfs
+from cloudverge_mount.rights import Rights
+from cloudverge_protocol.errors import Code, NoRoom
+
+BLOCK_BYTES = 4096
+NO_LIMIT_INODES = 1 << 32
+
+
+class Quota:
+    """Arithmetic over the session's figures and our own growth that is not committed."""
+
+    def __init__(self, rights: Rights) -> None:
+        self._rights = rights
+        self.entered_bytes = 0  # by entries that are not committed
+        self.entered_inodes = 0
+        self.dirty_bytes = 0  # files have grown by, in bytes that have not entered
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes used, ours included."""
+        return max(0, self._rights.used_bytes + self.entered_bytes + self.dirty_bytes)
+
+    @property
+    def used_inodes(self) -> int:
+        """Inodes used, ours included."""
+        return max(0, self._rights.used_inodes + self.entered_inodes)
+
+    def check_inode(self) -> None:
+        """Refuse one more inode if there is no room."""
+        limit = self._rights.quota_inodes
+        if limit and self.used_inodes >= limit:
+            raise NoRoom(Code.QUOTA, f"the quota of {limit} files is used up")
+
+    def check_bytes(self, more: int) -> None:
+        """Refuse so many more bytes if there is no room."""
+        limit = self._rights.quota_bytes
+        if limit and self.used_bytes + more > limit:
+            raise NoRoom(Code.QUOTA, f"the quota of {limit} bytes is used up")
+
+    def statfs(self) -> Statfs:
+        """What df shows."""
+        rights, used = self._rights, self.used_bytes
+        free = max(0, rights.free_bytes - self.entered_bytes - self.dirty_bytes)
+        if rights.quota_bytes:
+            free = min(free, max(0, rights.quota_bytes - used))
+        blocks_free = free // BLOCK_BYTES
+        inodes = rights.quota_inodes or NO_LIMIT_INODES
+        blocks = blocks_free + -(-used // BLOCK_BYTES)
+        return Statfs(BLOCK_BYTES, blocks, blocks_free, inodes, max(0, inodes - self.used_inodes))

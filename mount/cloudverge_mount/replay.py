@@ -1,0 +1,182 @@
+"""Reading the journal at start: what is not committed yet, what is held, which closed bytes are not durable.
+
+Two passes. The first learns what later records say about earlier ones (acknowledged, set aside). The second
+goes through the records as they were written and brings ledger, outbox, holding and the dirty map to what they
+were, but for the rows: those are rebuilt afterwards (``rebase``) from ``committed_since``, the rows of committed
+entries that the replica does not include, and from what is uncommitted.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from cloudverge_mount.journal import Found, Journal, segment_of
+from cloudverge_mount.ledger import Ledger
+from cloudverge_mount.outbox import Item, entry_of, item_of
+from cloudverge_mount.pending import Pending
+from cloudverge_mount.records import (
+    ACKED,
+    ASIDE,
+    ENTRY,
+    HELD,
+    RELEASED,
+    SETTLED,
+    SPILL,
+    WRITE,
+    AckedRecord,
+    AsideRecord,
+    HeldRecord,
+    ReleasedRecord,
+    SettledRecord,
+    SpillRecord,
+)
+from cloudverge_mount.rowkeys import nothing_touched
+from cloudverge_mount.spillrecord import Spilled
+from cloudverge_protocol.codec import decode
+from cloudverge_protocol.ids import InodeId
+from cloudverge_protocol.inodes import Extents
+from cloudverge_protocol.operations import Operation, Truncate, Write
+
+
+class Restorable(Protocol):
+    """What of the bytes side is used here."""
+
+    def restore(self, record: Spilled) -> None: ...
+    def rewritten(self, ino: InodeId, extents: Extents) -> None: ...
+    def cut(self, ino: InodeId, size: int) -> None: ...
+
+
+class Verdicts:
+    """What the journal and the metaserver say about entries."""
+
+    def __init__(self, high_water: Mapping[int, int]) -> None:
+        self._acked = (0, 0)
+        self._high_water = dict(high_water)
+        self.aside: set[tuple[int, int]] = set()
+        self.aside_holds: set[int] = set()
+        self.last_number: dict[int, int] = {}  # of each incarnation, in the journal
+
+    def learn(self, found: Found) -> None:
+        """First pass."""
+        if found.kind == ACKED:
+            acked = decode(AckedRecord, found.payload)
+            self._acked = max(self._acked, (acked.incarnation, acked.number))
+        elif found.kind == ASIDE:
+            aside = decode(AsideRecord, found.payload)
+            self.aside.update(aside.entries)
+            self.aside_holds.update(aside.held)
+        elif (item := item_of(found)) is not None:
+            last = self.last_number.get(item.incarnation, 0)
+            self.last_number[item.incarnation] = max(item.number, last)
+
+    def is_committed(self, incarnation: int, number: int) -> bool:
+        """Whether the metaserver has this entry."""
+        if number <= self._high_water.get(incarnation, 0):
+            return True
+        return (incarnation, number) <= self._acked
+
+    def is_aside(self, incarnation: int, number: int) -> bool:
+        """Whether it was set aside."""
+        return (incarnation, number) in self.aside
+
+
+class Replay:
+    """``position``: what the replica includes."""
+
+    def __init__(self, ledger: Ledger, content: Restorable, verdicts: Verdicts, position: int) -> None:
+        self._ledger = ledger
+        self._content = content
+        self._verdicts = verdicts
+        self._position = position
+        self.committed_since = nothing_touched()  # and of what was set aside: rows to be loaded again
+        self.incarnations: set[int] = set()  # with entries that are not committed
+
+    def take(self, found: Found) -> None:
+        """Second pass: one record."""
+        if found.kind in (ENTRY, WRITE, RELEASED):
+            item = item_of(found)
+            assert item is not None
+            self._take_entry(item, found)
+        elif found.kind == HELD:
+            self._take_held(decode(HeldRecord, found.payload), found)
+        elif found.kind == SPILL:
+            self._take_spill(decode(SpillRecord, found.payload), segment_of(found.position))
+        elif found.kind == SETTLED:
+            self._ledger.holding.settled(decode(SettledRecord, found.payload).ino)
+
+    def _take_entry(self, item: Item, found: Found) -> None:
+        ledger, op = self._ledger, entry_of(item).op
+        if found.kind == RELEASED:
+            self._unhold(decode(ReleasedRecord, found.payload).hold)
+        else:
+            self._shown(op)
+            if isinstance(op, Write) and found.kind == WRITE:
+                self._passed(op.ino, item.settles)
+        if self._verdicts.is_aside(item.incarnation, item.number):
+            self.committed_since.add(op)
+            self._give_up_spill(item)
+        elif not self._verdicts.is_committed(item.incarnation, item.number):
+            ledger.queue_again(item, found.position)
+            self.incarnations.add(item.incarnation)
+        else:
+            if found.position >= self._position:
+                self.committed_since.add(op)
+            self._give_up_spill(item)
+
+    def _unhold(self, hold: int) -> None:
+        held = self._ledger.holding.held.get(hold)
+        if held is not None:
+            self._ledger.holding.release(held)
+            self._ledger.needs.drop(held.carried.segment)
+
+    def _passed(self, ino: InodeId, settles: tuple[int, int] | None) -> None:
+        """A Write has entered without waiting; those that waited for it are released by records of their own."""
+        holding = self._ledger.holding
+        if holding.waits_for(ino):
+            self._ledger.restate_later(ino)
+            holding.write_passed(ino, settles[1] if settles else 0)
+
+    def _give_up_spill(self, item: Item) -> None:
+        if item.settles is not None:
+            self._ledger.spills.committed(*item.settles)
+            self._ledger.content.spill_committed(InodeId(item.settles[0]), item.settles[1])
+
+    def _take_held(self, record: HeldRecord, found: Found) -> None:
+        self._shown(record.op)
+        if record.hold in self._verdicts.aside_holds:
+            self.committed_since.add(record.op)
+            self._ledger.skip_holds(record.hold)
+        else:
+            self._ledger.hold_again(record, segment_of(found.position))
+
+    def _shown(self, op: Operation) -> None:
+        """The operation was seen to happen here: what it did to dirty bytes and coming attributes."""
+        ino = getattr(op, "ino", 0)
+        pending = self._ledger.pendings.get(ino)
+        if isinstance(op, Write):
+            self._content.rewritten(op.ino, op.extents)
+            if pending is not None:
+                pending.entered()
+        elif isinstance(op, Truncate):
+            self._content.cut(op.ino, op.size)
+            if pending is not None:
+                pending.size = op.size
+                pending.entered()
+        elif pending is not None:
+            pending.overtaken(op)
+
+    def _take_spill(self, record: SpillRecord, segment: int) -> None:
+        spilled = record.spilled
+        self._content.restore(spilled)
+        if not spilled.forgets:
+            self._ledger.spills.add(spilled.ino, spilled.number, segment)
+        if record.size >= 0:
+            pending = self._ledger.pendings.setdefault(spilled.ino, Pending(record.size))
+            pending.size = record.size
+            pending.mtime_ns, pending.ctime_ns = record.mtime_ns, record.ctime_ns
+            pending.mode = record.mode
+
+
+def read_journal(journal: Journal, verdicts: Verdicts) -> None:
+    """The first pass."""
+    for found in journal.replay():
+        verdicts.learn(found)

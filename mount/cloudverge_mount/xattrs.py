@@ -1,0 +1,53 @@
+"""Extended attributes."""
+
+from collections.abc import Mapping, Sequence
+
+from cloudverge_mount.core import Core
+from cloudverge_mount.replica import HAS_XATTRS, XATTRS
+from cloudverge_protocol.errors import Code, Refused
+from cloudverge_protocol.ids import InodeId
+from cloudverge_protocol.operations import Removexattr, Setxattr
+
+
+class Xattrs:
+    """The part of ``Vfs`` that deals in extended attributes."""
+
+    core: Core
+
+    async def getxattr(self, ino: int, name: bytes) -> bytes:
+        """A value; NO_ATTR if there is none."""
+        node = self.core.rows.node(ino)
+        if node is not None and node.known & (XATTRS | HAS_XATTRS) == XATTRS:
+            raise Refused(Code.NO_ATTR, "no such attribute")
+        values = await self.core.retry(self._values, ino)
+        if name not in values:
+            raise Refused(Code.NO_ATTR, "no such attribute")
+        return values[name]
+
+    async def listxattr(self, ino: int) -> Sequence[bytes]:
+        """All names."""
+        return list(await self.core.retry(self._values, ino))
+
+    def _values(self, ino: int) -> Mapping[bytes, bytes]:
+        self.core.row(ino)
+        return self.core.ledger.local.xattrs(InodeId(ino))
+
+    async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int) -> None:
+        """Set a value."""
+        await self.core.retry(self._setxattr, ino, name, value, flags)
+
+    def _setxattr(self, ino: int, name: bytes, value: bytes, flags: int) -> None:
+        core = self.core
+        core.check_writable()
+        core.row(ino)
+        core.ledger.accept(Setxattr(InodeId(ino), name, value, flags, core.clock_ns()))
+
+    async def removexattr(self, ino: int, name: bytes) -> None:
+        """Remove a value."""
+        await self.core.retry(self._removexattr, ino, name)
+
+    def _removexattr(self, ino: int, name: bytes) -> None:
+        core = self.core
+        core.check_writable()
+        core.row(ino)
+        core.ledger.accept(Removexattr(InodeId(ino), name, core.clock_ns()))
