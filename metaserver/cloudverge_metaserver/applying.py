@@ -200,7 +200,7 @@ class Applier:
         for extent in extents:
             facts = self._chunks.get(extent.chunk)
             if facts is None or facts.session != self._standing.session or facts.state == ChunkState.DELETED:
-                raise ChunkFault(Code.NOT_YOURS, f"chunk {extent.chunk} is none of this session's")
+                raise ChunkFault(Code.NOT_YOURS, "a chunk named here is none of this session's")
             end = extent.chunk_offset + extent.length
             if end > facts.durable:
                 raise ChunkFault(

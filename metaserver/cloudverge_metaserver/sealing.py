@@ -79,7 +79,7 @@ class _Begun:
 
 def no_chunk(chunk: ChunkId) -> ChunkFault:
     """The one answer for a chunk that is not the caller's, whether it exists or not."""
-    return ChunkFault(Code.NO_CHUNK, f"there is no chunk {chunk} of this session")
+    return ChunkFault(Code.NO_CHUNK, "there is no such chunk of this session")
 
 
 class Sealer:
