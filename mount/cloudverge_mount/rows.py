@@ -188,8 +188,8 @@ class Rows:
             found = self._changed_name(parent, name)
         if found is _MISSING:
             found = self._stored_name(parent, name)
-            if found is UNKNOWN:
-                return UNKNOWN
+            if isinstance(found, _Unknown):
+                return found
         entry: Dentry | None = found
         self._cache_name(key, entry)
         return entry
