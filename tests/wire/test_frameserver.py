@@ -70,7 +70,7 @@ async def test_the_handler_is_called_in_arrival_order(frames):
 
         async def later():
             await asyncio.sleep(0.001 * (message.offset % 3))
-            return Empty(), ()
+            return ReadReply(0, ()), ()
 
         return later() if message.offset % 2 else (ReadReply(0, ()), ())
 

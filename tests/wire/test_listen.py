@@ -1,0 +1,82 @@
+"""Plain text stays on this machine; TLS with the cluster CA works and trusts nobody else."""
+
+import ssl
+
+import pytest
+import trustme
+
+from cloudverge_protocol.errors import Code, ProtocolFault, Unavailable
+from cloudverge_protocol.messages import Empty, FrameType, Read, ReadReply
+from cloudverge_wire.listen import (
+    TlsFiles,
+    check_listener,
+    client_tls,
+    is_loopback,
+    open_listener,
+    server_tls,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def files(tmp_path):
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    made = TlsFiles(tmp_path / "ca.pem", tmp_path / "cert.pem", tmp_path / "key.pem")
+    authority.cert_pem.write_to_path(made.ca)
+    certificate.private_key_pem.write_to_path(made.key)
+    for blob in certificate.cert_chain_pems:
+        blob.write_to_path(made.certificate, append=True)
+    return made
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
+def test_plain_text_on_loopback_is_fine(host):
+    assert is_loopback(host)
+    check_listener(host, tls=False, insecure=False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "storage.example", ""])
+def test_plain_text_elsewhere_is_refused_unless_asked_for(host):
+    with pytest.raises(ProtocolFault, match="--insecure") as caught:
+        check_listener(host, tls=False, insecure=False)
+    assert caught.value.code == Code.INVALID
+    check_listener(host, tls=True, insecure=False)
+    check_listener(host, tls=False, insecure=True)
+
+
+def test_a_listener_refuses_before_it_binds():
+    with pytest.raises(ProtocolFault):
+        open_listener("0.0.0.0", 0)
+
+
+def test_a_taken_port_is_an_error():
+    with open_listener("127.0.0.1", 0) as first, pytest.raises(OSError, match="in use"):
+        open_listener("127.0.0.1", first.getsockname()[1])
+
+
+async def test_frames_travel_over_tls(frames, files):
+    def handle(peer, kind, message, body):
+        return ReadReply(0, ()), (bytes(message.length),)
+
+    server = await frames.serve(handle, ssl=server_tls(files))
+    client = await frames.client(server, ssl=client_tls(files.ca))
+    for length in (0, 10, 4 << 20):
+        _, body = await client.call(FrameType.READ, Read("", 1, 0, length))
+        assert body == bytes(length)
+    assert await client.call(FrameType.PING, Empty()) == (Empty(), b"")
+
+
+async def test_a_server_of_another_authority_is_not_trusted(frames, files, tmp_path):
+    server = await frames.serve(lambda *_: None, ssl=server_tls(files))
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(other)
+    with pytest.raises(Unavailable, match="certificate"):
+        await frames.client(server, ssl=client_tls(other))
+
+
+def test_the_contexts_take_no_old_versions(files):
+    for context in (server_tls(files), client_tls(files.ca)):
+        assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+    assert client_tls(files.ca).verify_mode == ssl.CERT_REQUIRED
