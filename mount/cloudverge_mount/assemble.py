@@ -92,7 +92,9 @@ async def make_identity(config: MountConfig, endpoints: Endpoints, auth: AuthCli
     cluster = endpoints.cluster or (await patiently(auth.keys)).cluster
     folder = config.cluster_folder
     file = (
-        credentials.file_in_cluster_folder(folder, cluster) if folder else credentials.file_of_user(cluster)
+        credentials.file_in_cluster_folder(folder, cluster, config.user)
+        if folder
+        else credentials.file_of_user(cluster)
     )
     identity = Identity(
         auth,

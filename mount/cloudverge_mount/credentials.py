@@ -19,6 +19,7 @@ import platformdirs
 
 from cloudverge_protocol.errors import Code, Denied, ProtocolFault
 
+USER_NAME = re.compile(r"[a-z0-9._-]{1,64}")
 CLUSTER_ID = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -77,9 +78,10 @@ class CredentialFile:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def file_in_cluster_folder(folder: Path, cluster: str) -> CredentialFile:
-    """The credentials of an embedded cluster."""
-    return CredentialFile(folder / "secrets" / f"user-{_safe(cluster)}.json")
+def file_in_cluster_folder(folder: Path, cluster: str, user: str = "") -> CredentialFile:
+    """The credentials of an embedded cluster: of whoever it belongs to, or of a further user."""
+    further = f"-{user}" if USER_NAME.fullmatch(user) else ""
+    return CredentialFile(folder / "secrets" / f"user-{_safe(cluster)}{further}.json")
 
 
 def file_of_user(cluster: str) -> CredentialFile:

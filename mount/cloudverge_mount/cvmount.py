@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("--server", metavar="URL", help="the auth server of a cluster elsewhere")
     parser.add_argument("--metaserver", metavar="HOST[:PORT]", help="with --server; else the same host")
     parser.add_argument("--ca", type=Path, metavar="FILE", help="with --server: the cluster's own CA")
-    parser.add_argument("--user", default="", help="with --server: your name there")
+    parser.add_argument("--user", default="", help="your name in the cluster; else your login name")
     parser.add_argument("--space", default="", help="name or number of the space; else your first")
     parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="all state kept on this machine")
     parser.add_argument("--foreground", action="store_true", help="stay, and log to stderr")

@@ -42,6 +42,7 @@ class KernelMount:
         self._workers = workers
         self._mountpoint = mountpoint
         self._options = options
+        self._device = ""
         self.ended = False
 
     def attach(self) -> None:
@@ -50,7 +51,10 @@ class KernelMount:
             pyfuse3.init(self._binding, str(self._mountpoint), self._options)
         except RuntimeError as error:
             raise Refused(Code.NOT_PERMITTED, f"{self._mountpoint} cannot be mounted: {error}") from None
-        _tune(self._mountpoint)
+        there = mounted_at(self._mountpoint)
+        if there is not None:
+            self._device = there.device
+            _tune(there.device)
 
     async def serve(self) -> None:
         """Answer the kernel until the mount ends."""
@@ -79,19 +83,17 @@ class KernelMount:
             pyfuse3.terminate()
 
     def detach(self) -> None:
-        """Let go of the kernel's side, whatever state it is in."""
-        pyfuse3.close(unmount=True)
+        """Let go of the kernel's side, whatever state it is in; never of another mount that has taken our place."""
+        there = mounted_at(self._mountpoint)
+        pyfuse3.close(unmount=there is not None and there.device == self._device)
 
 
-def _tune(mountpoint: Path) -> None:
+def _tune(device: str) -> None:
     """Ask the kernel for larger and more reads; only root may have the first."""
-    there = mounted_at(mountpoint)
-    if there is None:
-        return
-    minor = there.device.partition(":")[2]
+    minor = device.partition(":")[2]
     connection = Path("/sys/fs/fuse/connections") / minor
     for file, value in (
-        (Path("/sys/class/bdi") / there.device / "read_ahead_kb", READ_AHEAD_KB),
+        (Path("/sys/class/bdi") / device / "read_ahead_kb", READ_AHEAD_KB),
         (connection / "max_background", BACKGROUND_MAX),
         (connection / "congestion_threshold", BACKGROUND_MAX * 3 // 4),
     ):

@@ -78,9 +78,9 @@ def prepare(path: Path, *, nonempty: bool = False) -> None:
 
 
 def _is_dead(path: Path) -> bool:
-    """Whether whoever served ``path`` is gone: "Transport endpoint is not connected"."""
+    """Whether whoever served ``path`` is gone: "Transport endpoint is not connected". (stat may be cached.)"""
     try:
-        os.stat(path)
+        os.statvfs(path)
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

@@ -1,0 +1,204 @@
+"""Mounts begin and end: unmounting, remounting, taking over, crashing, and what the commands say."""
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.mounts import BIN, command, wait_until
+
+pytestmark = pytest.mark.posix
+
+
+def furnish(path: Path) -> dict[str, bytes]:
+    files = {
+        f"folder-{number % 5}/file-{number}": os.urandom(1 + number * 997 % 30_000) for number in range(60)
+    }
+    for number in range(5):
+        (path / f"folder-{number}").mkdir()
+    for name, data in files.items():
+        (path / name).write_bytes(data)
+    return files
+
+
+def content_of(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_what_was_written_is_there_after_a_remount_with_an_empty_cache(new_mount):
+    mount = new_mount()
+    files = furnish(mount.path)
+    mount.cvumount()
+    assert not mount.is_mounted
+    mount.wipe_cache()
+    mount.mount()
+    assert content_of(mount.path) == files
+
+
+def test_a_plain_umount_loses_nothing_the_next_mount_ships_it(new_mount):
+    mount = new_mount()
+    files = furnish(mount.path)
+    mount.umount()
+    mount.mount()
+    assert content_of(mount.path) == files
+    mount.cvumount()
+    mount.wipe_cache()
+    mount.mount()
+    assert content_of(mount.path) == files
+
+
+def test_a_killed_mount_is_repaired_and_has_every_closed_file(new_mount):
+    mount = new_mount()
+    files = furnish(mount.path)
+    mount.kill()
+    with pytest.raises(OSError, match="not connected"):
+        os.listdir(mount.path)
+    started = time.monotonic()
+    mount.mount()
+    assert time.monotonic() - started < 5
+    assert content_of(mount.path) == files
+    mount.cvumount()
+    mount.wipe_cache()
+    mount.mount()
+    assert content_of(mount.path) == files
+
+
+def test_sigterm_ships_and_unmounts(new_mount):
+    mount = new_mount()
+    files = furnish(mount.path)
+    pid = mount.pid
+    os.kill(pid, 15)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), within_s=30)
+    assert not mount.is_mounted
+    mount.wipe_cache()
+    mount.mount()
+    assert content_of(mount.path) == files
+
+
+def test_sync_makes_everything_independent_of_this_machine(new_mount):
+    mount = new_mount()
+    files = furnish(mount.path)
+    mount.sync()
+    status = mount.status()
+    assert (status["pending_files"], status["pending_bytes"]) == (0, 0)
+    mount.kill()
+    mount.end()
+    mount.wipe_cache()
+    mount.mount()
+    assert content_of(mount.path) == files
+
+
+def test_status_names_every_mount_and_what_matters(new_mount):
+    mount = new_mount()
+    (mount.path / "file").write_bytes(b"x")
+    status = mount.status()
+    assert status["mountpoint"] == str(mount.path)
+    assert status["space"] == mount.user
+    assert status["lease"] == "EXCLUSIVE"
+    assert status["degraded"] == []
+    assert {"pending_files", "pending_bytes", "cache_bytes", "pid"} <= set(status)
+    words = command("cv", "status")
+    assert str(mount.path) in words
+    assert "EXCLUSIVE" in words
+
+
+def test_a_second_mount_of_a_space_in_use_is_refused_naming_the_device(new_mount):
+    mount = new_mount()
+    other = new_mount(of=mount, mounted=False)
+    with pytest.raises(AssertionError, match=os.uname().nodename):
+        other.mount()
+    assert not other.is_mounted
+    mount.cvumount()
+    other.mount()
+    other.cvumount()
+
+
+def test_a_crashed_devices_space_is_taken_over_after_its_lease(new_mount):
+    mount = new_mount()
+    (mount.path / "file").write_bytes(b"content")
+    mount.sync()
+    mount.kill()
+    other = new_mount(of=mount, mounted=False)
+    started = time.monotonic()
+    other.mount()
+    assert time.monotonic() - started < 20
+    assert (other.path / "file").read_bytes() == b"content"
+
+
+def test_a_mountpoint_in_use_is_not_unmounted_and_says_so(new_mount):
+    mount = new_mount()
+    with (mount.path / "file").open("w"), pytest.raises(AssertionError, match="busy"):
+        mount.cvumount()
+    assert mount.is_mounted
+    mount.cvumount()
+
+
+def test_force_takes_the_mountpoint_away_and_loses_nothing(new_mount):
+    mount = new_mount()
+    files = furnish(mount.path)
+    open_file = os.open(mount.path / "open", os.O_CREAT | os.O_WRONLY)
+    mount.cvumount("--force")
+    assert not mount.is_mounted
+    with contextlib.suppress(OSError):  # its last close finds nobody
+        os.close(open_file)
+    mount.mount()
+    assert {name: data for name, data in content_of(mount.path).items() if name != "open"} == files
+
+
+def test_a_mountpoint_is_created_and_a_mounted_one_refused(new_mount):
+    mount = new_mount()
+    with pytest.raises(AssertionError, match="mountpoint already"):
+        mount.mount()
+
+
+def test_two_processes_never_share_a_cache_folder(new_mount, tmp_path):
+    mount = new_mount()
+    other = new_mount(of=mount, mounted=False)
+    other.cache = mount.cache
+    with pytest.raises(AssertionError, match="in use by another mount"):
+        other.mount()
+
+
+def test_nothing_that_called_cvmount_waits_for_the_mount(new_mount):
+    mount = new_mount(mounted=False)
+    started = time.monotonic()
+    said = subprocess.run(
+        f"{BIN}/cvmount --cluster {mount.cluster.folder} --user {mount.user} "
+        f"--cache-dir {mount.cache} {mount.path} | cat; echo ended",
+        shell=True, capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert said.stdout == "ended\n"
+    assert time.monotonic() - started < 15
+    assert os.readlink(f"/proc/{mount.pid}/fd/1") == os.devnull
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mount(8) is for root")
+def test_mount_8_and_fstab_find_the_helper(new_mount):
+    mount = new_mount(mounted=False)
+    mount.path.mkdir()
+    helper = Path("/sbin/mount.fuse.cloudverge")
+    existed = helper.exists() or helper.is_symlink()
+    command("cv", "install-helper")
+    try:
+        subprocess.run(
+            ["mount", "-t", "fuse.cloudverge", f"{mount.cluster.folder}", mount.path, "-o",
+             f"login={mount.user},cache-dir={mount.cache},noatime"],
+            check=True, timeout=60,
+        )  # fmt: skip
+        table = Path("/proc/self/mountinfo").read_text()
+        line = next(line for line in table.splitlines() if f" {mount.path} " in line)
+        assert f" - fuse {mount.cluster.folder} " in line
+        (mount.path / "file").write_bytes(b"x")
+        mount.cvumount()
+    finally:
+        if not existed:
+            helper.unlink()
+
+
+def test_the_status_of_no_mount_is_an_empty_list(tmp_path):
+    said = command("cv", "status", "--json", XDG_RUNTIME_DIR=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
+    assert isinstance(json.loads(said)["mounts"], list)
