@@ -34,17 +34,27 @@ from cloudverge_protocol.messages import (
 )
 from cloudverge_protocol.operations import Create, Entry, Operation, Write
 from cloudverge_protocol.receipts import make_receipt
+from tests.fixtures.postgres import run_async
 
 NOW_NS = 1_700_000_000_000_000_000
 GIB = 1 << 30
 
 
-@pytest.fixture
-def meta_dsn(postgres) -> Iterator[str]:
-    """A migrated database of this test alone."""
-    postgres.template("meta", prepare_database)
-    with postgres.database("meta") as dsn:
+@pytest.fixture(scope="session")
+def meta_database(postgres) -> Iterator[str]:
+    """A migrated database for all tests that leave nothing they rely on behind."""
+    with postgres.database() as dsn:
+        run_async(lambda: prepare_database(dsn))
         yield dsn
+
+
+async def empty(database: Database) -> None:
+    """Remove every row."""
+    async with database.connection() as connection:
+        tables = await connection.fetch(
+            "select tablename from pg_tables where schemaname = 'meta' and tablename <> 'migrations'"
+        )
+        await connection.execute(";".join(f'delete from meta."{table[0]}"' for table in tables))
 
 
 def identity(space: int = 1, user: int = 1, device: int = 1, role: str = "owner", **more) -> Identity:
@@ -148,9 +158,10 @@ async def make_world(dsn: str, lease_s: float = 10.0) -> World:
 
 
 @pytest.fixture
-async def world(meta_dsn: str, anyio_backend: str) -> AsyncIterator[World]:
+async def world(meta_database: str, anyio_backend: str) -> AsyncIterator[World]:
     """Two chunkservers and no space yet."""
-    made = await make_world(meta_dsn)
+    made = await make_world(meta_database)
+    await empty(made.database)
     for _ in range(2):
         await made.add_server()
     yield made
@@ -167,3 +178,17 @@ async def mount(world: World) -> Mount:
 def make_identity():
     """``identity``, for tests that make callers."""
     return identity
+
+
+@pytest.fixture
+def make_world_on():
+    """A coroutine function: an empty world with two chunkservers on a database."""
+
+    async def make(dsn: str) -> World:
+        made = await make_world(dsn)
+        await empty(made.database)
+        for _ in range(2):
+            await made.add_server()
+        return made
+
+    return make

@@ -195,8 +195,9 @@ async def test_foreign_and_absent_chunks_are_refused_in_the_same_words(mount, wo
     for chunk in (foreign.chunk, 10**12):
         write = Write(file.ino, (Extent(0, 10, chunk, 0),), 10, NOW_NS, NOW_NS)
         reply = await mount.do(write)
-        answers.add((reply.refused_code, reply.refused_message.replace(str(chunk), "N")))
-    assert answers == {(Code.NOT_YOURS, "chunk N is none of this session's")}
+        answers.add((reply.refused_code, reply.refused_message))
+    assert len(answers) == 1
+    assert answers.pop()[0] == Code.NOT_YOURS
 
 
 async def test_chunks_of_an_older_incarnation_of_the_session_may_still_be_named(mount, world):
