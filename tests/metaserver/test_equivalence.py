@@ -40,10 +40,11 @@ names = st.sampled_from([b"a", b"b", b"c", b"\xff"])
 which = st.integers(0, INODES - 1)
 sizes = st.sampled_from([0, 1, 1000, 70_000, REGION_BYTES - 500, REGION_BYTES + 500, 3 * REGION_BYTES])
 times = st.integers(1, 1000)
+modes = st.sampled_from([0o100644, 0o40755, 0o42755, 0o10644])
 keep = st.booleans()
 
 steps = st.one_of(
-    st.tuples(st.just("create"), which, names, st.integers(1, INODES - 1), st.sampled_from([0o100644, 0o40755, 0o42755, 0o10644]), times),
+    st.tuples(st.just("create"), which, names, st.integers(1, INODES - 1), modes, times),
     st.tuples(st.just("link"), which, which, names, times),
     st.tuples(st.just("unlink"), which, names, which, keep, times),
     st.tuples(st.just("rmdir"), which, names, which, keep, times),
@@ -145,6 +146,8 @@ async def stored(connection: asyncpg.Connection, space: int) -> MemorySet:
 
 
 async def play(world, make_identity, space, drawn, cuts, twice):
+    for server in world.keys:
+        await world.beat(server)
     mount = await world.open(make_identity(space=space))
     (grant,) = await mount.allocate()
     await mount.do(receipts=mount.receipts(grant, DURABLE))
