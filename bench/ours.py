@@ -52,8 +52,13 @@ class CloudVerge(Peer):
             m,
         )
 
+    def remount(self):
+        self.umount(self.mounts[0])
+        self.forget()
+        self.mount(self.mounts[0])
+
     def umount(self, m):
-        self.call(BIN / "cvumount", m)
+        self.call(BIN / "cvumount", m)  # returns when all is uploaded and the process has ended
         wait(f"end of the mount at {m}", lambda: not os.path.ismount(m), 110)
 
     def forget(self):
