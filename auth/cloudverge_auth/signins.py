@@ -99,7 +99,9 @@ async def _refresh(connected: "PoolConnectionProxy", hashed: bytes) -> SignIn | 
 
 
 async def _end_if_reused(connected: "PoolConnectionProxy", hashed: bytes) -> None:
-    family = await connected.fetchval("select family_id from refresh_tokens where hash = $1", hashed)
+    family = await connected.fetchval(
+        "select family_id from refresh_tokens where hash = $1 and used_at is not null", hashed
+    )
     if family is not None and await end(connected, family, "reuse"):
         log.warning("a refresh token was used twice: its sign-in is ended", family=family)
 

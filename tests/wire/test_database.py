@@ -12,6 +12,11 @@ from cloudverge_wire.database import close_pool, connection, open_pool, read_dsn
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture(scope="module")
+def anyio_backend():
+    return "asyncio", {"use_uvloop": True}
+
+
 @pytest.fixture
 async def open_one(database, anyio_backend):
     """Opens a pool on this test's database, and leaves no connection behind."""

@@ -15,6 +15,13 @@ from cloudverge_wire.httperrors import UNAUTHORIZED_BODY, answer_errors, status_
 from cloudverge_wire.httpserve import serve_http
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def anyio_backend():
+    return "asyncio", {"use_uvloop": True}
+
+
 GOOD = {"authorization": "Bearer good"}
 
 

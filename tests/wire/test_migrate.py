@@ -12,6 +12,12 @@ from cloudverge_wire.migrate import load_migrations, migrate
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture(scope="module")
+def anyio_backend():
+    return "asyncio", {"use_uvloop": True}
+
+
 FIRST = "create table things (id integer primary key);\ninsert into things values (1);"
 SECOND = "alter table things add column name text not null default 'x';"
 
