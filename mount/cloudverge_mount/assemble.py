@@ -27,10 +27,12 @@ from cloudverge_mount.content import Content
 from cloudverge_mount.control import ControlServer
 from cloudverge_mount.endpoints import Endpoints, load_cluster, remote
 from cloudverge_mount.identity import Identity
+from cloudverge_mount.kernelcache import KernelCache
 from cloudverge_mount.kernelmount import KernelMount, fuse_options
 from cloudverge_mount.link import Link
 from cloudverge_mount.metaclient import MetaClient
-from cloudverge_mount.registry import MountRecord, registered, runtime_folder, start_time
+from cloudverge_mount.registry import MountRecord, all_mounts, registered, runtime_folder, start_time
+from cloudverge_mount.serverlist import ServerList
 from cloudverge_mount.session import START_WAIT_S, Session
 from cloudverge_mount.shim import Workers
 from cloudverge_mount.sink import Sink
@@ -115,10 +117,10 @@ async def take_folder(path: Path) -> CacheFolder:
     folder = CacheFolder(path)
     give_up_at = trio.current_time() + FOLDER_WAIT_S
     while not folder.lock():
-        if trio.current_time() > give_up_at:
-            raise Denied(
-                Code.SPACE_IN_USE, f"the cache folder {path} is in use by another mount on this machine"
-            )
+        holder = next((each for each in all_mounts() if each.cache_dir == str(path)), None)
+        if holder is not None or trio.current_time() > give_up_at:
+            where = f" at {holder.mountpoint}" if holder else ""
+            raise Denied(Code.SPACE_IN_USE, f"the cache folder {path} is in use by another mount{where}")
         await trio.sleep(RETRY_S)
     return folder
 
@@ -137,6 +139,7 @@ class MountProcess:
         self._mounted = mounted
         self._endpoints = locate(config)
         self._space_name = config.space
+        self._servers = ServerList(self._endpoints.tls())
         self._failures: list[str] = []
         self._stopping = False
         self._identity: Identity
@@ -215,7 +218,8 @@ class MountProcess:
             await nursery.start(self._keep, "content", self._content.run)
             await nursery.start(self._keep, "vfs", self._vfs.run)
             socket_path = runtime_folder() / f"{os.getpid()}.sock"
-            await nursery.start(ControlServer(socket_path, self._status, self._vfs.sync).run)
+            control = ControlServer(socket_path, self._status, self._progress, self._vfs.sync)
+            await nursery.start(control.run)
             await self._serve(nursery, socket_path)
             shipped = await self._ship(DRAIN_AFTER_UMOUNT_S)
             nursery.cancel_scope.cancel()
@@ -241,6 +245,8 @@ class MountProcess:
         binding = Binding(self._vfs, workers)
         self._kernel = KernelMount(binding, workers, self._config.mountpoint, options)
         self._kernel.attach()
+        cache_of_kernel = KernelCache()
+        self._vfs.invalidate = cache_of_kernel.drop
         try:
             pid, cache = os.getpid(), str(self._folder.path)
             mountpoint = str(self._config.mountpoint)
@@ -248,14 +254,25 @@ class MountProcess:
                 MountRecord(mountpoint, pid, start_time(pid), self._space_name, cache, str(socket_path))
             ):
                 nursery.start_soon(self._heed_signals)
+                nursery.start_soon(cache_of_kernel.run)
                 nursery.start_soon(memory.trim_now_and_then)
                 memory.settle()
                 self._mounted()
                 await self._kernel.serve()
         finally:
+            self._vfs.invalidate = None
+            cache_of_kernel.end()
             self._kernel.detach()
 
-    def _status(self) -> dict[str, Any]:
+    async def _status(self) -> dict[str, Any]:
+        try:
+            ticket = (await self._identity.ticket()).ticket
+        except CloudVergeError:
+            ticket = ""
+        servers = await self._servers.get(self._endpoints.metaserver_url, ticket)
+        return self._progress() | {"servers": servers}
+
+    def _progress(self) -> dict[str, Any]:
         status = describe(self._config, self._session, self._vfs, self._content)
         status["space"] = self._space_name
         status["degraded"] += self._failures

@@ -30,11 +30,18 @@ _log = structlog.get_logger()
 
 
 class ControlServer:
-    """Answers at ``path``. ``status`` must not suspend; ``sync`` returns when all is durable and committed."""
+    """Answers at ``path``. ``status`` may ask the servers, ``progress`` does not; ``sync`` is the barrier."""
 
-    def __init__(self, path: Path, status: Callable[[], Status], sync: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        status: Callable[[], Awaitable[Status]],
+        progress: Callable[[], Status],
+        sync: Callable[[], Awaitable[None]],
+    ) -> None:
         self._path = path
         self._status = status
+        self._progress = progress
         self._sync = sync
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -65,7 +72,7 @@ class ControlServer:
     async def _answer(self, stream: trio.SocketStream) -> None:
         request = await _read_request(stream)
         if request.get("do") == "status":
-            await _say(stream, self._status())
+            await _say(stream, await self._status())
         elif request.get("do") == "sync":
             await self._answer_sync(stream)
         else:
@@ -82,12 +89,13 @@ class ControlServer:
             except CloudVergeError as error:
                 outcome = {"error": error.message, "code": int(error.code)}
             nursery.cancel_scope.cancel()
-        await _say(stream, self._status() | outcome)
+        await _say(stream, self._progress() | outcome)
 
     async def _show_progress(self, stream: trio.SocketStream) -> None:
-        while True:
-            await _say(stream, self._status())
-            await trio.sleep(PROGRESS_EVERY_S)
+        with contextlib.suppress(trio.BrokenResourceError):  # nobody looks any more
+            while True:
+                await _say(stream, self._progress())
+                await trio.sleep(PROGRESS_EVERY_S)
 
 
 def _peer_uid(stream: trio.SocketStream) -> int:

@@ -29,6 +29,7 @@ class Endpoints:
     auth_url: str
     metaserver: tuple[str, int]
     cluster: str = ""  # empty: not known yet
+    metaserver_url: str = ""  # of its HTTP; empty: not known
     ca: Path | None = None
 
     def tls(self) -> ssl.SSLContext | None:
@@ -68,6 +69,7 @@ def load_cluster(folder: Path) -> Endpoints:
             auth_url=str(report["auth_url"]),
             metaserver=split_address(str(report["metaserver_frames"])),
             cluster=str(report["cluster"]),
+            metaserver_url=str(report.get("metaserver_url") or ""),
             ca=folder / ca if ca else None,
         )
     except FileNotFoundError:

@@ -22,6 +22,7 @@ WORKERS_MAX: Final = 99
 READ_AHEAD_KB: Final = 1024  # the kernel's default of 128 makes eight times as many requests
 BACKGROUND_MAX: Final = 64  # asynchronous reads under way; the kernel's default is 12
 UNMOUNT_WAIT_S: Final = 10.0
+DETACHED_WAIT_S: Final = 0.5  # for whoever still has files open after a lazy unmount
 
 _log = structlog.get_logger()
 
@@ -76,7 +77,7 @@ class KernelMount:
                 ended = await trio.run_process(command, check=False, capture_stdout=True, capture_stderr=True)
                 if ended.returncode == 0:
                     break
-        with trio.move_on_after(UNMOUNT_WAIT_S):
+        with trio.move_on_after(UNMOUNT_WAIT_S if self._is_in_table() else DETACHED_WAIT_S):
             while not self.ended:  # noqa: ASYNC110  the kernel tells pyfuse3, not us
                 await trio.sleep(0.02)
         if not self.ended:
@@ -84,8 +85,11 @@ class KernelMount:
 
     def detach(self) -> None:
         """Let go of the kernel's side, whatever state it is in; never of another mount that has taken our place."""
+        pyfuse3.close(unmount=self._is_in_table())
+
+    def _is_in_table(self) -> bool:
         there = mounted_at(self._mountpoint)
-        pyfuse3.close(unmount=there is not None and there.device == self._device)
+        return there is not None and there.device == self._device
 
 
 def _tune(device: str) -> None:

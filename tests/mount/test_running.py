@@ -41,7 +41,7 @@ class Served:
         self.token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:
             self.scope = nursery.cancel_scope
-            await nursery.start(ControlServer(self.path, lambda: dict(STATUS), self.sync).run)
+            await nursery.start(ControlServer(self.path, full_status, lambda: dict(STATUS), self.sync).run)
             self.ready.set()
 
     def __enter__(self):
@@ -54,6 +54,10 @@ class Served:
         self.thread.join(5)
 
 
+async def full_status():
+    return STATUS | {"servers": []}
+
+
 async def quick():
     await trio.sleep(0.3)
 
@@ -64,7 +68,7 @@ async def full():
 
 def test_status_is_one_answer_and_sync_shows_progress_to_its_end(tmp_path):
     with Served(tmp_path / "c.sock", quick) as served:
-        assert list(ask(served.path, "status")) == [STATUS]
+        assert list(ask(served.path, "status")) == [STATUS | {"servers": []}]
         answers = list(ask(served.path, "sync"))
         assert len(answers) >= 2
         assert answers[0] == STATUS
@@ -86,7 +90,7 @@ def test_nonsense_on_the_control_socket_harms_nobody(tmp_path):
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(served.path))
                 client.sendall(noise)
-        assert list(ask(served.path, "status")) == [STATUS]
+        assert list(ask(served.path, "status")) == [STATUS | {"servers": []}]
 
 
 def test_a_mount_that_does_not_answer_is_told_apart(tmp_path):
