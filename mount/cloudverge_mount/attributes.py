@@ -121,6 +121,7 @@ class Attributes:
             pending.touch(core.clock_ns())
             if mode is not None:
                 pending.mode = mode
+        core.ledger.log_coming(row.ino, pending)
         if shrunk:
             core.ledger.shrink_growth(pending, max(0, size - row.size))
             core.content.cut(row.ino, size)

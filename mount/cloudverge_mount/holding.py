@@ -149,6 +149,15 @@ class Holding:
         """A Write of this file has entered without waiting; what that makes ready."""
         return self._satisfy(ino, through) if ino in self._waiting else []
 
+    def spilled_over(self, ino: int, number: int) -> None:
+        """Spilled bytes of this file were overwritten and spilled again as ``number``.
+
+        Record numbers below no longer say what has entered: those who wait must see the newer bytes enter.
+        """
+        for waiter in self._waiting.get(ino, ()):
+            if waiter.sources[ino]:
+                waiter.sources[ino] = max(number, waiter.sources[ino])
+
     def settled(self, ino: int) -> list[Held]:
         """No byte of this file is dirty any more; what that makes ready."""
         return self._satisfy(ino, None) if ino in self._waiting else []

@@ -29,12 +29,14 @@ from cloudverge_mount.outbox import Item, Outbox
 from cloudverge_mount.pending import Pending
 from cloudverge_mount.quota import Quota
 from cloudverge_mount.records import (
+    COMING,
     ENTRY,
     HELD,
     RELEASED,
     SETTLED,
     SPILL,
     WRITE,
+    ComingRecord,
     HeldRecord,
     Receipts,
     ReleasedRecord,
@@ -301,8 +303,18 @@ class Ledger:
         else:
             payload = SpillRecord(record, pending.size, pending.mtime_ns, pending.ctime_ns, pending.mode)
         segment = self.journal.append(SPILL, encode(payload))
-        if not record.forgets:
-            self.spills.add(record.ino, record.number, segment)
+        self.spilled(record, segment)
+
+    def log_coming(self, ino: InodeId, pending: Pending) -> None:
+        """The size of a dirty file was set: if some of it is closed already, a kill must not undo that."""
+        if ino in self.spills:
+            record = ComingRecord(ino, pending.size, pending.mtime_ns, pending.ctime_ns, pending.mode)
+            self.journal.append(COMING, encode(record))
+
+    def spilled(self, record: Spilled, segment: int) -> None:
+        """The journal has taken this record."""
+        if not record.forgets and self.spills.add(record, segment):
+            self.holding.spilled_over(record.ino, record.number)
 
     def enter_write(
         self, ino: InodeId, extents: Extents, receipts: Receipts, durable_below: int, spilled_through: int

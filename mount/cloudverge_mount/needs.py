@@ -6,6 +6,8 @@ records. A spill record lives until an entry that supersedes it has been committ
 
 from collections.abc import Iterator
 
+from cloudverge_mount.spillrecord import Spilled
+
 
 class Needs:
     """How many records of each segment are still needed."""
@@ -36,6 +38,7 @@ class SpillBook:
     def __init__(self, needs: Needs) -> None:
         self._needs = needs
         self._live: dict[int, list[tuple[int, int]]] = {}
+        self._ends: dict[int, int] = {}  # inode -> highest file offset spilled while it had live records
         self._entered: dict[int, int] = {}  # inode -> highest number superseded by an accepted entry
 
     def __contains__(self, ino: int) -> bool:
@@ -44,10 +47,13 @@ class SpillBook:
     def __iter__(self) -> Iterator[int]:
         return iter(self._live)
 
-    def add(self, ino: int, number: int, segment: int) -> None:
-        """A record stands in ``segment``."""
-        self._live.setdefault(ino, []).append((number, segment))
+    def add(self, record: Spilled, segment: int) -> bool:
+        """A record stands in ``segment``; whether it may cover bytes that an earlier one has."""
+        ino, end = record.ino, self._ends.get(record.ino, 0)
+        self._live.setdefault(ino, []).append((record.number, segment))
         self._needs.add(segment)
+        self._ends[ino] = max(end, record.end)
+        return record.offset < end
 
     def last(self, ino: int) -> int:
         """The highest live number of an inode, 0 if there is none."""
@@ -75,5 +81,5 @@ class SpillBook:
         if kept:
             self._live[ino] = kept
         else:
-            del self._live[ino]
+            del self._live[ino], self._ends[ino]
             self._entered.pop(ino, None)

@@ -31,6 +31,7 @@ SPILL: Final = 6
 ACKED: Final = 7
 ASIDE: Final = 8
 SETTLED: Final = 9
+COMING: Final = 10
 
 PREFIX: Final = struct.Struct("<IIB")
 RECORD_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -90,6 +91,16 @@ class SpillRecord(Record, frozen=True):
 
     spilled: Spilled
     size: int = -1  # -1: nothing pending
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+    mode: int | None = None
+
+
+class ComingRecord(Record, frozen=True):
+    """What the attributes of a file with closed bytes are to become; see SpillRecord."""
+
+    ino: InodeId
+    size: int
     mtime_ns: int | None = None
     ctime_ns: int | None = None
     mode: int | None = None

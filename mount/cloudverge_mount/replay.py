@@ -16,6 +16,7 @@ from cloudverge_mount.pending import Pending
 from cloudverge_mount.records import (
     ACKED,
     ASIDE,
+    COMING,
     ENTRY,
     HELD,
     RELEASED,
@@ -24,6 +25,7 @@ from cloudverge_mount.records import (
     WRITE,
     AckedRecord,
     AsideRecord,
+    ComingRecord,
     HeldRecord,
     ReleasedRecord,
     SettledRecord,
@@ -100,6 +102,9 @@ class Replay:
             self._take_held(decode(HeldRecord, found.payload), found)
         elif found.kind == SPILL:
             self._take_spill(decode(SpillRecord, found.payload), segment_of(found.position))
+        elif found.kind == COMING:
+            coming = decode(ComingRecord, found.payload)
+            self._take_coming(coming.ino, coming)
         elif found.kind == SETTLED:
             self._ledger.holding.settled(decode(SettledRecord, found.payload).ino)
 
@@ -167,13 +172,15 @@ class Replay:
     def _take_spill(self, record: SpillRecord, segment: int) -> None:
         spilled = record.spilled
         self._content.restore(spilled)
-        if not spilled.forgets:
-            self._ledger.spills.add(spilled.ino, spilled.number, segment)
+        self._ledger.spilled(spilled, segment)
         if record.size >= 0:
-            pending = self._ledger.pendings.setdefault(spilled.ino, Pending(record.size))
-            pending.size = record.size
-            pending.mtime_ns, pending.ctime_ns = record.mtime_ns, record.ctime_ns
-            pending.mode = record.mode
+            self._take_coming(spilled.ino, record)
+
+    def _take_coming(self, ino: InodeId, record: SpillRecord | ComingRecord) -> None:
+        pending = self._ledger.pendings.setdefault(ino, Pending(record.size))
+        pending.size = record.size
+        pending.mtime_ns, pending.ctime_ns = record.mtime_ns, record.ctime_ns
+        pending.mode = record.mode
 
 
 def read_journal(journal: Journal, verdicts: Verdicts) -> None:

@@ -76,6 +76,7 @@ class Shipper:
         self._outbox.on_push = self._pushed
         self._busy = trio.Lock()
         self.old: set[int] = set()  # incarnations to be closed once their entries are shipped
+        self.old_orphans: set[int] = set()  # and these, unlinked under them, are not open any more
         self.trouble = ""
 
     def _pushed(self) -> None:
@@ -98,7 +99,7 @@ class Shipper:
                 retry_s = min(RETRY_MAX_S, retry_s * 2)
 
     async def _wait_for_work(self) -> None:
-        if not len(self._outbox) and not self.old:
+        if not len(self._outbox):
             self._work = trio.Event()
             self._outbox.on_push = self._pushed
             await self._work.wait()
@@ -151,8 +152,7 @@ class Shipper:
         if count:
             self._hiccups = 0
             done = self._outbox.done(count)
-            last = done[-1]
-            self._record_acked(last)
+            self.record_acked(Incarnation(done[-1].incarnation), EntryNumber(done[-1].number))
             self._ledger.committed(done)
             if reply.used_bytes or reply.used_inodes:
                 self._ledger.rights.note_use(reply.used_bytes, reply.used_inodes)
@@ -161,10 +161,10 @@ class Shipper:
         if reply.refused_number:
             await self._refused(items[count], make_error(reply.refused_code, reply.refused_message))
 
-    def _record_acked(self, item: Item) -> None:
-        record = AckedRecord(Incarnation(item.incarnation), EntryNumber(item.number))
+    def record_acked(self, incarnation: Incarnation, number: EntryNumber) -> None:
+        """Journal that the metaserver has this entry and all before it."""
         try:
-            self._ledger.journal.append(ACKED, encode(record))
+            self._ledger.journal.append(ACKED, encode(AckedRecord(incarnation, number)))
         except CloudVergeError as error:  # the metaserver remembers too
             _log.warning("the journal cannot take an acknowledgement", reason=error.message)
 
@@ -180,6 +180,8 @@ class Shipper:
 
     async def _close_old(self) -> None:
         if not self.old or self._ledger.has_old_writes():
+            return
+        if not self.old_orphans.isdisjoint(self._ledger.rows.orphans):
             return
         first = next(iter(self._outbox), None)
         current = self._ledger.rights.incarnation

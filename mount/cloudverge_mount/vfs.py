@@ -88,6 +88,8 @@ class Vfs(Files, Listing, Xattrs):
         """What the journal could not take, it may take later."""
         while True:
             await trio.sleep(RETRY_EVERY_S)
+            if self.core.shipper.old:
+                self.core.shipper.wake()
             if self.core.gate.closed is None:
                 try:
                     self.core.ledger.retry()
@@ -123,6 +125,7 @@ class Vfs(Files, Listing, Xattrs):
     def _reopened(self) -> None:
         old = self.core.ledger.incarnation
         self.core.ledger.renumber()
+        self.core.shipper.old_orphans = set(self.core.rows.orphans)
         self.core.shipper.old.update({old, *self.core.rights.high_water} - {self.core.rights.incarnation})
         self.core.shipper.wake()
         self._behind.set()
@@ -292,6 +295,7 @@ class _Start:
         ledger.drop_dead_spill()
         lost = core.content.finish_restore()
         await self._set_lost_aside(vfs, lost, refused)
+        self._note_high_water(core)
         core.shipper.old.update((incarnations | set(map(int, rights.high_water))) - {int(rights.incarnation)})
         ledger.settle_clean()
         while True:
@@ -300,6 +304,12 @@ class _Start:
                 return
             except NotLoaded as missing:
                 await core.loader.load(missing)
+
+    def _note_high_water(self, core: Core) -> None:
+        """The metaserver forgets what a closed incarnation had reached; the journal must not."""
+        for incarnation, number in self._rights.high_water.items():
+            if number > 0 and self._verdicts.last_number.get(incarnation, 0) >= number:
+                core.shipper.record_acked(incarnation, number)
 
     def _drop_orphans(self, core: Core) -> None:
         """Nothing is open at a start. Those of old incarnations are reaped by the metaserver."""
