@@ -1,6 +1,7 @@
 """Requests on a frame connection: order, overtaking, errors, limits, slow callers, stopping."""
 
 import asyncio
+import random
 import struct
 
 import pytest
@@ -289,3 +290,33 @@ async def test_a_stopping_server_answers_what_is_under_way(frames):
     assert client.closed
     with pytest.raises(Unavailable):
         await frames.client(server, timeout_s=1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_damaged_frames_get_errors_and_never_take_the_server_down(frames, seed):
+    chance = random.Random(seed)
+
+    def handle(peer, kind, message, body):
+        return ReadReply(0, ()), (body,)
+
+    server = await frames.serve(handle)
+    for _ in range(40):
+        caller = await frames.raw(server)
+        await caller.greet()
+        stream = bytearray(b"".join(read_frame(n, n, 100) for n in range(2, 8)))
+        for _ in range(chance.randrange(1, 4)):
+            stream[chance.randrange(len(stream))] ^= 1 << chance.randrange(8)
+        await caller.send(bytes(stream[: chance.randrange(len(stream))]))
+        caller.writer.write_eof()
+        while await caller.frame() is not None:
+            pass
+    assert await (await frames.client(server)).call(FrameType.PING, Empty()) == (Empty(), b"")
+
+
+async def test_a_full_server_turns_callers_away(frames, monkeypatch):
+    monkeypatch.setattr("cloudverge_wire.frameserver.MAX_CONNECTIONS", 2)
+    server = await frames.serve(lambda *_: (ReadReply(0, ()), ()))
+    first, _ = await frames.client(server), await frames.client(server)
+    with pytest.raises(Unavailable):
+        await frames.client(server)
+    assert await first.call(FrameType.PING, Empty()) == (Empty(), b"")

@@ -1,6 +1,7 @@
 """The gate, bounded bodies and the errors, on a real HTTP listener."""
 
 import asyncio
+import contextlib
 import json
 
 import httpx
@@ -185,6 +186,53 @@ async def test_a_body_that_does_not_come_is_given_up(anyio_backend):
         assert b" 504 " in await reader.readline()
     writer.close()
     await writer.wait_closed()
+    await server.close()
+
+
+async def stranger(http, *parts):
+    """The status line that a raw connection is answered, b"" if it is just closed."""
+    reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
+    try:
+        async with asyncio.timeout(10):
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+            return await reader.readline()
+    except ConnectionError:
+        return b"cut"
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@pytest.mark.parametrize("piece", [b"X-Long: " + b"y" * 50_000 + b"\r\n", b"y" * 50_000], ids=["many", "one"])
+async def test_a_strangers_endless_head_is_cut_off(http, piece):
+    status = await stranger(http, b"GET / HTTP/1.1\r\nHost: x\r\nX-First: ", *([piece] * 400))
+    assert status == b"cut" or b" 431 " in status
+
+
+async def test_endless_trailers_are_cut_off(http):
+    head = (
+        b"POST /size HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer good\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    status = await stranger(http, head, b"0\r\n", *([b"X-Long: " + b"y" * 50_000 + b"\r\n"] * 400))
+    assert status == b"cut" or b" 431 " in status
+
+
+@pytest.mark.parametrize("start", [b"", b"GET / HT"], ids=["nothing", "half a line"])
+async def test_a_head_that_does_not_come_is_given_up(http, monkeypatch, start):
+    monkeypatch.setattr("cloudverge_wire.boundedhttp.HEAD_WITHIN_S", 0.1)
+    assert await stranger(http, start) == b""
+
+
+async def test_many_requests_and_large_bodies_are_no_large_head(anyio_backend):
+    server = await serve_http(make_app(), "127.0.0.1", 0)
+    async with httpx.AsyncClient(base_url=server.url, headers=GOOD) as client:
+        for _ in range(5):
+            assert (await client.post("/size", content=bytes(1_000_000))).json() == 1_000_000
+        for _ in range(100):
+            assert (await client.get("/open", headers={"x-filler": "y" * 2000})).status_code == 200
     await server.close()
 
 

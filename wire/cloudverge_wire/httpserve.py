@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from cloudverge_protocol.errors import Code, Unavailable
+from cloudverge_wire.boundedhttp import BoundedHttpProtocol
 from cloudverge_wire.listen import TlsFiles, open_listener
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _configure(app: "ASGIApp", tls: TlsFiles | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=BoundedHttpProtocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -50,3 +50,5 @@ def set_up_logging(server: str) -> None:
     renderer = structlog.processors.JSONRenderer()
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    if level >= logging.WARNING:  # strangers who send garbage are no news
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
