@@ -21,6 +21,7 @@ from cloudverge_metaserver.deletion import Deletion
 from cloudverge_metaserver.frames import FrameRoutes
 from cloudverge_metaserver.housekeeping import Abandoned, Job
 from cloudverge_metaserver.links import Links
+from cloudverge_metaserver.pruning import Pruner
 from cloudverge_metaserver.publishedkeys import PublishedKeys
 from cloudverge_metaserver.reading import Reading
 from cloudverge_metaserver.reaping import Reaper
@@ -111,13 +112,14 @@ class _Jobs:
 def _jobs(settings: MetaSettings, cluster: Cluster, links: Links, sealer: Sealer) -> _Jobs:
     database, servers, desk = cluster.database, cluster.servers, cluster.desk
     deletion = Deletion(database, servers, links, desk, settings.delete_grace_s)
-    repairer = Repairer(database, servers, links, desk, sealer)
+    repairer = Repairer(database, servers, links, desk, sealer, settings.settle_s)
     return _Jobs(
         (
             Job("seal", Abandoned(database, sealer).run, 2.0),
             Job("reap", Reaper(database).run, 10.0),
             Job("delete", deletion.run, 3.0),
             Job("repair", repairer.run, 5.0),
+            Job("prune", Pruner(database).run, 3600.0),
         )
     )
 

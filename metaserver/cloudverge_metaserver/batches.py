@@ -3,6 +3,9 @@
 One transaction: lock the space, check the session, count receipts, load rows, apply, write back, commit. Round
 trips decide how long a single entry takes, so each step is one statement and none is made without need.
 
+A mount has one batch under way at a time: numbers may have gaps (entries that were refused and set aside), so one
+that arrives after a later one has been applied counts as applied.
+
 Invariants: an entry is applied once, whatever batches it comes in; entries before a refused one are
 committed, those after it untouched; receipts are counted even if nothing else is.
 """

@@ -26,6 +26,7 @@ _log = structlog.get_logger()
 
 STATEMENT_TIMEOUT_S: Final = 20
 ACQUIRE_TIMEOUT_S: Final = 8.0
+ROLLBACK_WITHIN_S: Final = 2.0
 _SETTINGS: Final = {
     "application_name": "cloudverge-metaserver",
     "search_path": "meta",
@@ -59,6 +60,15 @@ _ABSENT: Final = (
 
 async def _leave_as_it_is(connection: object) -> None:
     """Connections carry no state between uses: transactions are ended here, nothing else is ever set."""
+
+
+async def _roll_back(connection: Connection) -> None:
+    """End a transaction that failed; a connection on which that fails too is cut, and the server ends it."""
+    try:
+        if not connection.is_closed():
+            await connection.execute("rollback", timeout=ROLLBACK_WITHIN_S)
+    except (*_ABSENT, asyncpg.PostgresError):
+        connection.terminate()
 
 
 class Database:
@@ -127,8 +137,7 @@ class Database:
                 await connection.execute(begin)
                 yield connection
             except BaseException:
-                if not connection.is_closed():
-                    await connection.execute("rollback")
+                await _roll_back(connection)
                 raise
             await connection.execute("commit")
 

@@ -30,7 +30,6 @@ _log = structlog.get_logger("cloudverge.metaserver")
 AT_ONCE: Final = 200
 COPIES_AT_ONCE: Final = 2
 COPY_WITHIN_S: Final = 120.0
-SETTLE_S: Final = 15.0  # a server that was only restarted is back by then
 
 _UNTOLD: Final = """
     select r.chunk, c.epoch, c.sealed_length, r.server, s.host, s.frame_port
@@ -74,10 +73,17 @@ class Repairer:
     """One pass at a time."""
 
     def __init__(
-        self, database: Database, servers: Servers, links: Links, desk: TicketDesk, sealer: Sealer
+        self,
+        database: Database,
+        servers: Servers,
+        links: Links,
+        desk: TicketDesk,
+        sealer: Sealer,
+        settle_s: float,
     ) -> None:
         self._database, self._servers, self._links, self._desk = database, servers, links, desk
         self._sealer = sealer
+        self._settle_s = settle_s  # a server that was only restarted is back by then
 
     async def run(self) -> bool:
         """Do what can be done now; says whether there may be more."""
@@ -103,8 +109,8 @@ class Repairer:
 
     async def _unwell(self, lost: set[ServerId]) -> list[SealedChunk]:
         async with self._database.connection() as connection:
-            found = await connection.fetch(_UNWELL, list(lost), SETTLE_S, AT_ONCE)
-            rows = await connection.fetch(_CHUNKS, [row[0] for row in found], SETTLE_S)
+            found = await connection.fetch(_UNWELL, list(lost), self._settle_s, AT_ONCE)
+            rows = await connection.fetch(_CHUNKS, [row[0] for row in found], self._settle_s)
         return [
             SealedChunk(
                 row["chunk"],

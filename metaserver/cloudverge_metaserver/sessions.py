@@ -56,6 +56,7 @@ _LEASE: Final = """
     left join meta.sessions ss on ss.session = l.session
     where s.space = $1
 """
+_HOLD_LEASE: Final = "select from meta.leases where space = $1 and root = 1 for update"
 _SESSION: Final = """
     insert into meta.sessions (space, user_id, cache_id, device, device_name, mountpoint)
     values ($1, $2, $3, $4, $5, $6)
@@ -141,6 +142,8 @@ class Sessions:
             return await self._take(connection, identity, session, held)
 
     async def _lease(self, connection: Connection, identity: Identity) -> asyncpg.Record:
+        """The lease as it stands; a renewal that comes now waits until we have decided."""
+        await connection.execute(_HOLD_LEASE, identity.space)
         row = await connection.fetchrow(_LEASE, identity.space)
         if row is None:
             await self._make_space(connection, identity)
@@ -164,8 +167,8 @@ class Sessions:
         )
 
     async def _session(self, connection: Connection, identity: Identity, message: SessionOpen) -> SessionId:
-        name = (message.device_name or identity.device_name)[:TEXT_MAX].replace("\0", "")
-        mountpoint = message.mountpoint[:TEXT_MAX].replace("\0", "")
+        name = _shown(message.device_name or identity.device_name)
+        mountpoint = _shown(message.mountpoint)
         return SessionId(
             await connection.fetchval(
                 _SESSION, identity.space, identity.user, message.cache_id, identity.device, name, mountpoint
@@ -299,6 +302,11 @@ class Sessions:
             )
             await _add_range(connection, message.session, message.incarnation, first, message.count)
         return IdsReply(first, message.count)
+
+
+def _shown(text: str) -> str:
+    """Text that other people may be shown: short, and nothing that moves a terminal's cursor."""
+    return "".join(letter for letter in text[:TEXT_MAX] if letter.isprintable())
 
 
 async def _add_range(

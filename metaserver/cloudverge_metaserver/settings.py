@@ -19,6 +19,7 @@ class MetaSettings(DatabaseSettings):
     replicas: int = Field(2, ge=1, le=8, description="copies of each chunk of new spaces")
     lease_s: float = Field(10.0, gt=0.5, le=3600, description="life of a lease that is not renewed")
     delete_grace_s: float = Field(30.0, ge=0, description="for how long a chunk without live bytes is kept")
+    settle_s: float = Field(15.0, ge=0, description="how long a replica left out by a seal is waited for")
     lost_after_s: float = Field(
         300.0, gt=0, description="silence after which a server's replicas are made anew"
     )

@@ -71,7 +71,7 @@ _CHUNKS: Final = """update meta.chunks c set live_bytes = c.live_bytes + k.live,
     where c.space = $1 and c.chunk = k.chunk"""
 _REPLICAS: Final = """update meta.replicas r set receipted = greatest(r.receipted, k.length)
     from unnest({0}::bigint[], {1}::bigint[], {2}::bigint[]) k(chunk, server, length)
-    where r.chunk = k.chunk and r.server = k.server"""
+    where r.chunk = k.chunk and r.server = k.server and $1::bigint is not null"""
 _OPLOG: Final = """insert into meta.oplog (space, seq, session, incarnation, number, op)
     select $1::bigint, k.seq, {0}::bigint, k.incarnation, k.number, k.op
     from unnest({1}::bigint[], {2}::bigint[], {3}::bigint[], {4}::bytea[]) k(seq, incarnation, number, op)"""

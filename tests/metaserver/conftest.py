@@ -180,7 +180,7 @@ def make_identity():
     return identity
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_world_on():
     """A coroutine function: an empty world with two chunkservers on a database."""
 
