@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 import structlog
 import trio
 
-from cloudverge_mount.chain import Chain, joined, landings
+from cloudverge_mount.chain import Chain, blames_server, joined, landings
 from cloudverge_mount.chunkclient import ChunkClients
 from cloudverge_mount.chunkyard import ChunkYard
 from cloudverge_mount.connection import Connection
@@ -165,11 +165,23 @@ class Lane:
     async def _prepare(self) -> Prepared | None:
         """Chunk, connection, ticket, and then at one go the parcel and its place."""
         chain = await self._chain_with_room()
-        connection = await self._clients.connection(chain.grant.places[0], self.name)
+        connection = await self._connection(chain)
+        if connection is None:
+            return None
         ticket = await self._tickets.append(chain.grant.chunk)
         if self.chain is not chain or chain.retired or connection.closed:
             return None  # lost while we waited: start again
         return self._take(Prepared(chain, connection, ticket))
+
+    async def _connection(self, chain: Chain) -> Connection | None:
+        first = chain.grant.places[0]
+        try:
+            return await self._clients.connection(first, self.name)
+        except CloudVergeError as error:
+            if blames_server(error):
+                chain.failed_server = first.server
+            self._break(chain, error)
+            return None
 
     async def _chain_with_room(self) -> Chain:
         chain = self.chain
