@@ -19,15 +19,17 @@ from cloudverge_protocol.errors import ChunkFault, CloudVergeError, Code, class_
 from cloudverge_protocol.ids import BLOCK_BYTES
 from cloudverge_protocol.messages import Append, AppendReply, ChunkGrant, FrameType, Receipt
 
+RETIRE_BYTES = 256 * 1024  # a chunk with less room is full (a small one: with less than a quarter)
 APPEND_TIMEOUT_S = 6.0  # without progress
 JOIN_BYTES = 16 * 1024  # buffers up to this length are joined before they are sent
 
 
 class Chain:
-    """The append right of one grant."""
+    """The append right of one grant. All its appends go over the connection for ``purpose``."""
 
-    def __init__(self, grant: ChunkGrant) -> None:
+    def __init__(self, grant: ChunkGrant, purpose: str = "") -> None:
         self.grant = grant
+        self.purpose = purpose
         self.end = 0  # the next append's offset
         self.sync_end = 0  # a receipt has been asked for up to here
         self.durable = 0  # receipted by every replica
@@ -43,6 +45,10 @@ class Chain:
     def room(self) -> int:
         """Bytes that may still be appended."""
         return self.grant.limit - self.end
+
+    def is_full_with(self, more: int = 0) -> bool:
+        """Whether the chunk counts as full once ``more`` bytes have been appended."""
+        return self.room - more < min(RETIRE_BYTES, self.grant.limit // 4)
 
     @property
     def unasked(self) -> int:

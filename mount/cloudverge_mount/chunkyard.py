@@ -189,10 +189,17 @@ class ChunkYard:
         chain.sealed = True
         self._tickets.let_go(chain.grant.chunk)
 
-    def reset(self) -> None:
-        """The session was opened again: forget the chunks of the old incarnation."""
+    def rest(self) -> None:
+        """Give the spare up, and with it the room kept for it on the servers."""
+        while self._spares:
+            self.retire(Chain(self._spares.pop()))
+
+    def reset(self) -> list[Chain]:
+        """The session was opened again: forget the chunks of the old incarnation; the chains among them."""
+        chains = list(self._retired.values())
         self._spares.clear()
         self._retired.clear()
+        return chains
 
 
 def _is_ripe(chain: Chain) -> bool:

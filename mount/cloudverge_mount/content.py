@@ -310,7 +310,7 @@ class Content:
             log.warning("closed bytes could not be spilled", ino=ino, error=str(error))
             self._note(str(error))
             if uploader is not None:
-                uploader.packer.hurry(file)
+                uploader.hurry(file)
         if uploader is not None:
             uploader.closed(file)
 

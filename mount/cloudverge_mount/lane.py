@@ -28,13 +28,14 @@ from cloudverge_protocol.errors import CloudVergeError, Code, Denied, NoRoom, Un
 
 log = structlog.get_logger(__name__)
 
-SYNC_BYTES = 8 * 1024 * 1024  # a receipt is asked for at least this often
 SYNC_IDLE_S = 0.1  # and this long after the last append of a stream
-RETIRE_BYTES = 256 * 1024  # a chunk with less room is full
 SLOWEST_PARCEL_BYTES = 64 * 1024
 PARCEL_TIME_S = 1.0  # a parcel should not take longer than this on the wire
 LONGEST_PAUSE_S = 2.0
 WORKERS = 4
+REST_AFTER_S = 600.0  # an idle lane gives up its chunk, and with it the room kept for it on the servers
+SLOWER = 8  # how much a timeout lowers what we think of the line
+PASSING = {Code.FENCED, Code.UNAUTHORIZED, Code.QUOTA}
 FULL_TRIES = 3  # chunks in a row that met a full server
 
 
@@ -67,6 +68,8 @@ class Lane:
         load: Callable[[Parcel], list[Buffer]],
         settle: Callable[[Iterable[DirtyFile]], None],
         trouble: Callable[[], None],
+        borrow: Callable[[], Chain | None],
+        sync_bytes: int,
     ) -> None:
         self.name = name
         self.chain: Chain | None = None
@@ -80,6 +83,8 @@ class Lane:
         self._load = load
         self._settle = settle
         self._trouble = trouble
+        self._borrow = borrow  # the other lane's chain, for when no chunk can be had
+        self._sync_bytes = sync_bytes  # a receipt is asked for at least this often
         self._wake = trio.Event()
         self._wakes_at = 0.0  # when the leader looks again by itself (0: it is not waiting)
         self._sync_wanted = False
@@ -109,7 +114,14 @@ class Lane:
         """Drop the chain without sealing it: its incarnation has ended."""
         chain, self.chain = self.chain, None
         if chain is not None:
-            self._ground(chain, Unavailable(Code.FENCED, "the session was opened again"))
+            self.ground(chain, Unavailable(Code.FENCED, "the session was opened again"))
+
+    def rest(self, now: float) -> None:
+        """Give the chunk up if nothing has been appended for long."""
+        chain = self.chain
+        if chain is not None and not chain.parcels and now > self._last_append_at + REST_AFTER_S:
+            self.chain = None
+            self._retire(chain)
 
     # --- workers ----------------------------------------------------------------------------------------
 
@@ -130,9 +142,9 @@ class Lane:
     async def ship_now(self) -> bool:
         """Send the next parcel from the caller's task, if the lane is in order; whether that was done."""
         chain = self.chain
-        if chain is None or self._streak or chain.room < RETIRE_BYTES:
+        if chain is None or self._streak or chain.retired or chain.is_full_with():
             return False
-        if not self._clients.is_connected(chain.grant.places[0], self.name):
+        if not self._clients.is_connected(chain.grant.places[0], chain.purpose):
             return False
         try:
             prepared = await self._prepare()
@@ -176,7 +188,7 @@ class Lane:
     async def _connection(self, chain: Chain) -> Connection | None:
         first = chain.grant.places[0]
         try:
-            return await self._clients.connection(first, self.name)
+            return await self._clients.connection(first, chain.purpose)
         except CloudVergeError as error:
             if blames_server(error):
                 chain.failed_server = first.server
@@ -185,15 +197,25 @@ class Lane:
 
     async def _chain_with_room(self) -> Chain:
         chain = self.chain
-        if chain is None or chain.room < RETIRE_BYTES:
-            grant = await self._yard.take()
-            if self.chain is not chain and self.chain is not None:
-                self._yard.retire(Chain(grant))
-                return self.chain
-            if chain is not None:
-                self._yard.retire(chain)
-            chain = self.chain = Chain(grant)
-        return chain
+        if chain is not None and (chain.retired or chain.is_full_with()):
+            self.chain = None
+            self._retire(chain)
+        if self.chain is None:
+            self.chain = await self._new_chain()
+        return self.chain
+
+    async def _new_chain(self) -> Chain:
+        try:
+            return Chain(await self._yard.take(), self.name)
+        except NoRoom:
+            chain = self._borrow()
+            if chain is None or chain.retired or chain.is_full_with():
+                raise
+            return chain
+
+    def _retire(self, chain: Chain) -> None:
+        if not chain.retired:  # the other lane may have done it
+            self._yard.retire(chain)
 
     def _take(self, prepared: Prepared) -> Prepared | None:
         chain, now = prepared.chain, trio.current_time()
@@ -215,9 +237,9 @@ class Lane:
         return prepared
 
     def _wants_sync(self, chain: Chain, parcel: Parcel, now: float) -> bool:
-        if self._sync_wanted or parcel.hurried or chain.unasked + parcel.length >= SYNC_BYTES:
+        if self._sync_wanted or parcel.hurried or chain.is_full_with(parcel.length):
             return True
-        if chain.room - parcel.length < RETIRE_BYTES:
+        if chain.unasked + parcel.length >= self._sync_bytes:
             return True
         return self.name is LaneName.SMALL and not self._packer.is_ready(self.name, now)
 
@@ -270,13 +292,16 @@ class Lane:
             self._yard.blame(chain.failed_server)  # type: ignore[arg-type]
         if error.code == Code.UNAUTHORIZED:
             self._tickets.expire()
+        if error.code == Code.TIMEOUT:
+            self._bytes_per_s = max(SLOWEST_PARCEL_BYTES, self._bytes_per_s / SLOWER)
         if self.chain is chain:
             self.chain = None
-        self._ground(chain, error)
+        self.ground(chain, error)
         self._yard.retire(chain)
         self._note(error, isinstance(error, NoRoom) and self._streak >= FULL_TRIES)
 
-    def _ground(self, chain: Chain, error: CloudVergeError) -> None:
+    def ground(self, chain: Chain, error: CloudVergeError) -> None:
+        """Give the chain up: what of it is not durable is unsent again."""
         for parcel in chain.abandon(error):
             for file, taken in parcel.items:
                 file.ground(parcel.flight, [(start, end) for start, end, _ in taken])
@@ -291,6 +316,5 @@ class Lane:
 
 
 def is_final(error: CloudVergeError) -> bool:
-    """Whether nothing will change by trying again at once (a fenced session is being opened again)."""
-    fenced = error.code in (Code.FENCED, Code.UNAUTHORIZED)
-    return isinstance(error, NoRoom) or (isinstance(error, Denied) and not fenced)
+    """Whether nothing will change soon (a fenced session is opened again, commits make room in the quota)."""
+    return isinstance(error, NoRoom | Denied) and error.code not in PASSING

@@ -15,7 +15,7 @@ from cloudverge_mount.blockcache import BlockCache, Run, key_of
 from cloudverge_mount.diskcache import DiskCache
 from cloudverge_mount.readahead import RANDOM_BYTES, STREAM_MISS_BYTES, Advice, Readahead, Trails
 from cloudverge_mount.sink import Sink
-from cloudverge_mount.sources import Sources
+from cloudverge_mount.sources import AHEAD, Sources
 from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import ChunkFault, CloudVergeError, Code
 from cloudverge_protocol.ids import BLOCK_BYTES, CHUNK_BYTES, ChunkId, InodeId
@@ -219,7 +219,7 @@ class Reader:
 
     async def _fetch_ahead(self, fetch: _Fetch, known: bool) -> None:
         try:
-            await self._fetch(fetch, "ahead", is_stream=known)
+            await self._fetch(fetch, AHEAD, is_stream=known)
         except CloudVergeError as error:
             log.debug("nothing came ahead of need", chunk=fetch.chunk, error=str(error))
         except Exception as error:

@@ -25,13 +25,14 @@ from cloudverge_protocol.messages import FrameType, Place, Read, ReadReply
 
 log = structlog.get_logger(__name__)
 
-READ_TIMEOUT_S = 5.0  # without progress, of one replica
-PATIENCE_S = 20.0
+READ_TIMEOUT_S = 4.0  # without progress, of one replica
+PATIENCE_S = 10.0  # a read may have waited for a fetch ahead of need before
 HEDGE_AT_LEAST_S = 0.04
 HEDGE_FACTOR = 4.0
 LOOK_EVERY_S = 0.02
 LOOK_FOR_S = 1.0  # the hedger goes on looking so long after the last request
 LATENCY_BYTES = 256 * 1024  # a read of this size counts as one latency
+AHEAD = "ahead"  # the purpose of reads that nobody waits for: tried once
 OF_THE_REPLICA = {Code.DAMAGED, Code.BAD_CHECKSUM, Code.NO_CHUNK}
 
 DamageNote = Callable[[ChunkId, ServerId, str], None]
@@ -40,7 +41,9 @@ DamageNote = Callable[[ChunkId, ServerId, str], None]
 class _Attempt:
     """A request under way that a hedge may overtake."""
 
-    __slots__ = ("chunk", "end", "hedge_at", "hedged", "need", "purpose", "rest", "result", "scope", "start")
+    __slots__ = (
+        "chunk", "end", "failed", "hedge_at", "hedged", "need", "purpose", "rest", "result", "scope", "start",
+    )  # fmt: skip
 
     def __init__(self, chunk: ChunkId, start: int, end: int, need: int, purpose: str) -> None:
         self.chunk = chunk
@@ -52,6 +55,7 @@ class _Attempt:
         self.hedge_at = 0.0
         self.hedged: trio.Event | None = None
         self.result: Run | None = None
+        self.failed: CloudVergeError | None = None  # what became of the hedge
         self.scope = trio.CancelScope()
 
 
@@ -78,7 +82,7 @@ class Sources:
             run, errors = await self._try_each(places, chunk, start, end, need, purpose)
             if run is not None:
                 return run
-            if trio.current_time() + pause_s > deadline:
+            if trio.current_time() + pause_s > deadline or purpose == AHEAD:
                 raise _worst(errors)
             bad = all(error.code in OF_THE_REPLICA for error in errors)
             if bad and pause_s > 0.1:
@@ -99,13 +103,17 @@ class Sources:
         now = trio.current_time()
         errors: list[CloudVergeError] = []
         ordered = sorted(places, key=lambda place: self._clients.standing(place.server).cost(now))
-        for index, place in enumerate(ordered):
+        while ordered:
             attempt = _Attempt(chunk, start, end, need, purpose)
-            attempt.rest = ordered[index + 1 :]
+            place = ordered.pop(0)
+            attempt.rest = ordered
             try:
                 return await self._hedged(attempt, place), errors
             except CloudVergeError as error:
                 errors.append(error)
+            if attempt.failed is not None:
+                errors.append(attempt.failed)
+                ordered.pop(0)
         return None, errors or [Unavailable(Code.UNREACHABLE, f"chunk {chunk} has no replica")]
 
     async def _hedged(self, attempt: _Attempt, place: Place) -> Run:
@@ -155,7 +163,7 @@ class Sources:
                 attempt.result = run
                 attempt.scope.cancel()
         except CloudVergeError as error:
-            log.debug("hedged read failed", chunk=attempt.chunk, error=str(error))
+            attempt.failed = error
         except Exception as error:
             log.error("a hedged read failed", chunk=attempt.chunk, exc_info=error)
         finally:

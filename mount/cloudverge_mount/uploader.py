@@ -11,6 +11,7 @@ more time will not change (no room, no right) is reported at the first failure a
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import structlog
 import trio
@@ -36,6 +37,7 @@ log = structlog.get_logger(__name__)
 
 PATIENCE_S = 20.0  # without progress; the caller's own limit is 30 s
 TEND_EVERY_S = 1.0
+SYNC_BYTES = 8 * 1024 * 1024
 
 
 class Uploader:
@@ -64,7 +66,7 @@ class Uploader:
         self._yard = ChunkYard(
             meta, rights, tickets, is_named=self._is_named, done=sink.chunk_done, damaged=note
         )
-        self._lanes = {
+        self._lanes: dict[LaneName, Lane] = {
             name: Lane(
                 name,
                 self.packer,
@@ -74,6 +76,8 @@ class Uploader:
                 load=self.load,
                 settle=self.settle,
                 trouble=self._trouble,
+                borrow=partial(self._chain_beside, name),
+                sync_bytes=min(SYNC_BYTES, budget.limit_bytes // 4),
             )
             for name in LaneName
         }
@@ -111,7 +115,16 @@ class Uploader:
         self.packer.press()
         for lane in self._both:
             lane.wake()
-            lane.ask_sync()
+
+    def hurry(self, file: DirtyFile) -> Lane:
+        """The file's bytes must go at once; the lane they go by."""
+        lane = self._lanes[self.packer.hurry(file)]
+        if file.unsent:
+            lane.wake()
+        else:
+            for each in self._both:
+                each.ask_sync()
+        return lane
 
     def want_chunk(self) -> None:
         """Bytes will have to go somewhere soon."""
@@ -126,7 +139,8 @@ class Uploader:
         """The session has a new incarnation: chunks of the old one are never appended to or named again."""
         for lane in self._both:
             lane.reset()
-        self._yard.reset()
+        for chain in self._yard.reset():
+            self._both[0].ground(chain, Unavailable(Code.FENCED, "the session was opened again"))
         for file in self._held:
             file.lift()
             self.packer.retry(file)
@@ -137,29 +151,20 @@ class Uploader:
 
     async def flush(self, file: DirtyFile, seq: int) -> None:
         """Until every byte of ``file`` written at or before ``seq`` is entered (or gone). Raises why not."""
-        lane = self._hurry(file)
-        refusals, progress = lane.refusals, lane.progress
+        lane = self.hurry(file)
+        refusals, progress = self.refusals, lane.progress
         if file.unsent and lane.name is LaneName.SMALL:
             await lane.ship_now()
         deadline = trio.current_time() + PATIENCE_S
         while not file.settled_through(seq):
             self._raise_if_hopeless(file, lane, refusals)
-            lane = self._hurry(file)
+            lane = self.hurry(file)
             if lane.progress != progress:
                 progress, deadline = lane.progress, trio.current_time() + PATIENCE_S
             with trio.move_on_at(deadline) as waited:
                 await self._waiting.setdefault(file, trio.Event()).wait()
             if waited.cancelled_caught and lane.progress == progress and not file.settled_through(seq):
                 raise self._why(lane)
-
-    def _hurry(self, file: DirtyFile) -> Lane:
-        lane = self._lanes[self.packer.hurry(file)]
-        if file.unsent:
-            lane.wake()
-        else:
-            for each in self._both:
-                each.ask_sync()
-        return lane
 
     @property
     def refusals(self) -> int:
@@ -183,7 +188,7 @@ class Uploader:
     def _raise_if_hopeless(self, file: DirtyFile, lane: Lane, refusals: int) -> None:
         if file.is_stuck():
             raise ChunkFault(Code.DAMAGED, f"bytes of inode {file.ino} are lost from this mount's spill")
-        if lane.refusals > refusals:
+        if self.refusals > refusals:
             raise self._why(lane)
 
     def _why(self, lane: Lane) -> CloudVergeError:
@@ -257,6 +262,10 @@ class Uploader:
             receipts += chain.receipts
         return tuple(receipts)
 
+    def _chain_beside(self, name: LaneName) -> Chain | None:
+        """The chain of the other lane."""
+        return next(lane.chain for lane in self._both if lane.name is not name)
+
     def _chain_of(self, chunk: ChunkId) -> Chain | None:
         for lane in self._both:
             if lane.chain is not None and lane.chain.grant.chunk == chunk:
@@ -276,6 +285,15 @@ class Uploader:
             await trio.sleep(TEND_EVERY_S)
             if self._held:
                 self.settle(list(self._held))
+            if not self._files:
+                self._rest(trio.current_time())
+
+    def _rest(self, now: float) -> None:
+        had_chunk = any(lane.chain is not None for lane in self._both)
+        for lane in self._both:
+            lane.rest(now)
+        if had_chunk and all(lane.chain is None for lane in self._both):
+            self._yard.rest()
 
     # --- bytes ------------------------------------------------------------------------------------------
 

@@ -237,3 +237,42 @@ async def test_reports_carry_what_is_durable_below(open_mount):
         await mount.names.write(INO, 0, b"x")
         await mount.content.flush(INO)
         assert seen == [FILE_BYTES_MAX]
+
+
+async def test_a_file_may_use_the_other_lane_s_chunk_when_none_can_be_had(open_mount):
+    async with open_mount() as mount:
+        await mount.names.write(INO, 0, b"small")
+        await mount.content.flush(INO)
+        mount.cluster.metaserver.refuse_allocate = Code.NO_SPACE
+        first = mount.content._uploader._yard
+        first._spares.clear()
+        data = os.urandom(3 << 20)
+        await mount.names.write(INO + 1, 0, data)
+        await mount.content.flush(INO + 1)
+        assert mount.names.durable_bytes(INO + 1) == data
+        assert {e.chunk for e in mount.names.extents[INO + 1]} == {e.chunk for e in mount.names.extents[INO]}
+
+
+async def test_tiny_chunks_are_filled_too(open_mount):
+    async with open_mount() as mount:
+        mount.cluster.metaserver.limit = 64 << 10
+        data = os.urandom(1 << 20)
+        await mount.names.write(INO, 0, data)
+        await mount.content.flush(INO)
+        assert mount.names.durable_bytes(INO) == data
+
+
+async def test_parcels_under_way_in_a_full_chunk_survive_a_session_opened_again(open_mount):
+    async with open_mount() as mount:
+        mount.cluster.metaserver.limit = 2 << 20
+        for server in mount.cluster.chunkservers.values():
+            server.delay_s = 0.1
+        data = os.urandom(1 << 20)
+        for number in range(6):
+            await mount.names.write(INO, number << 20, data)
+        mount.content.close(INO)
+        await trio.sleep(0.15)
+        mount.rights.incarnation = 2
+        mount.content.reopened()
+        await mount.content.flush(INO)
+        assert mount.names.durable_bytes(INO) == data * 6
