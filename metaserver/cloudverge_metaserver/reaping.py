@@ -11,9 +11,9 @@ import structlog
 from cloudverge_metaserver.applying import Applied, usage_of
 from cloudverge_metaserver.batchset import BatchSet
 from cloudverge_metaserver.database import Database
+from cloudverge_metaserver.incarnations import release_incarnation
 from cloudverge_metaserver.loading import load_batch
 from cloudverge_metaserver.rows import Connection
-from cloudverge_metaserver.sessions import release_incarnation
 from cloudverge_metaserver.writeback import Writing, write_chunks, write_log, write_rows
 from cloudverge_protocol import rules
 from cloudverge_protocol.errors import Refused

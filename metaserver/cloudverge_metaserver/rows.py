@@ -7,9 +7,7 @@ from typing import Final
 
 import asyncpg
 
-from cloudverge_protocol.ids import ChunkId, InodeId, ServerId
 from cloudverge_protocol.inodes import Dentry, Inode
-from cloudverge_protocol.messages import Place
 
 Connection = asyncpg.Connection
 
@@ -31,18 +29,3 @@ def inode_of(record: asyncpg.Record) -> Inode:
 def dentry_of(record: asyncpg.Record) -> Dentry:
     """The dentry in a record of the columns DENTRY."""
     return Dentry(*record)
-
-
-def place_of(record: asyncpg.Record) -> Place:
-    """The address in a record with server, host and frame_port."""
-    return Place(ServerId(record["server"]), record["host"], record["frame_port"])
-
-
-def chunk_ids(values: list[int]) -> tuple[ChunkId, ...]:
-    """Numbers of the database as ids of chunks."""
-    return tuple(ChunkId(value) for value in values)
-
-
-def inode_ids(values: list[int]) -> tuple[InodeId, ...]:
-    """Numbers of the database as ids of inodes."""
-    return tuple(InodeId(value) for value in values)

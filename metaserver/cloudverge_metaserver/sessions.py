@@ -16,6 +16,7 @@ import asyncpg
 from cloudverge_auth.tokens import INVALID_MESSAGE, Identity
 from cloudverge_metaserver.admission import admit, check_space, check_writer, fenced
 from cloudverge_metaserver.database import Database
+from cloudverge_metaserver.incarnations import add_range, close_incarnation
 from cloudverge_metaserver.leases import Held, in_use, wait_to_open
 from cloudverge_metaserver.rows import Connection
 from cloudverge_protocol.errors import Code, Denied, ProtocolFault, Refused
@@ -300,52 +301,10 @@ class Sessions:
                 identity.space,
                 message.count,
             )
-            await _add_range(connection, message.session, message.incarnation, first, message.count)
+            await add_range(connection, message.session, message.incarnation, first, message.count)
         return IdsReply(first, message.count)
 
 
 def _shown(text: str) -> str:
     """Text that other people may be shown: short, and nothing that moves a terminal's cursor."""
     return "".join(letter for letter in text[:TEXT_MAX] if letter.isprintable())
-
-
-async def _add_range(
-    connection: Connection, session: SessionId, incarnation: Incarnation, first: int, count: int
-) -> None:
-    """Note the range, as part of the one before it if it follows that."""
-    grown = await connection.fetchval(
-        "update meta.id_ranges set count = count + $3 where incarnation = $1 and first + count = $2 returning 1",
-        incarnation,
-        first,
-        count,
-    )
-    if grown is None:
-        await connection.execute(
-            "insert into meta.id_ranges (incarnation, first, count, session) values ($1, $2, $3, $4)",
-            incarnation,
-            first,
-            count,
-            session,
-        )
-
-
-async def close_incarnation(connection: Connection, incarnation: Incarnation) -> None:
-    """No entry of it will come any more; the space's lock must be held."""
-    await connection.execute(
-        """update meta.incarnations set fenced_at = coalesce(fenced_at, clock_timestamp()),
-            closed_at = coalesce(closed_at, clock_timestamp()) where incarnation = $1""",
-        incarnation,
-    )
-    await release_incarnation(connection, incarnation)
-
-
-async def release_incarnation(connection: Connection, incarnation: Incarnation) -> None:
-    """Let go of its chunks; its orphans are reaped by housekeeping, which looks for ``released_at``."""
-    await connection.execute(
-        "update meta.chunks set pinned_by = null, idle_since = clock_timestamp() where pinned_by = $1",
-        incarnation,
-    )
-    await connection.execute(
-        "update meta.incarnations set released_at = coalesce(released_at, clock_timestamp()) where incarnation = $1",
-        incarnation,
-    )

@@ -3,14 +3,9 @@
 import asyncio
 import contextlib
 import itertools
-import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -18,197 +13,24 @@ import msgspec
 import pytest
 
 from cloudverge_auth.keys import SigningKey
-from cloudverge_auth.tokens import Identity, sign_identity
 from cloudverge_metaserver.app import started
 from cloudverge_metaserver.settings import MetaSettings
-from cloudverge_protocol.checksum import piece_crcs
 from cloudverge_protocol.errors import CloudVergeError, Code
-from cloudverge_protocol.ids import PROTOCOL_VERSION
-from cloudverge_protocol.inodes import Extent
 from cloudverge_protocol.messages import (
-    Append,
-    Batch,
-    BatchReply,
-    ChunkAllocate,
     ChunkGrant,
     ChunkLocate,
-    ChunkSeal,
     ChunkSealed,
     Damage,
     FrameType,
-    Hello,
-    Read,
-    SessionOpen,
     SessionRef,
-    SessionReply,
     Tickets,
     Tree,
 )
-from cloudverge_protocol.operations import ChunkDone, Create, Entry, Unlink, Write
+from cloudverge_protocol.operations import ChunkDone, Unlink
 from cloudverge_wire.arguments import parse
-from cloudverge_wire.frameclient import FrameClient
-from cloudverge_wire.process import Endpoints
+from tests.fixtures.metamachine import JOIN_TOKEN, Chunkserver, Machine, Running, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.faults]
-JOIN_TOKEN = "a-join-token-of-a-test-cluster-0123456789"
-
-
-class Chunkserver:
-    """A chunkserver process; ``kill`` and ``start`` at will."""
-
-    def __init__(self, folder: Path, metaserver: str) -> None:
-        self.folder = folder
-        self._metaserver = metaserver
-        self.process: subprocess.Popen[bytes] | None = None
-        self.port = 0
-
-    async def start(self) -> None:
-        ready = self.folder.with_suffix(".ready")
-        ready.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "cloudverge_chunkserver", "--data-dir", self.folder]
-        command += ["--metaserver-url", self._metaserver, "--join-token-file", self.folder.parent / "join"]
-        command += ["--ready-file", ready, "--frame-port", self.port]
-        self.process = subprocess.Popen([str(part) for part in command])  # noqa: ASYNC220
-        await until(ready.exists, "the chunkserver is ready")
-        self.port = int(json.loads(ready.read_text())["frames"].rpartition(":")[2])
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-    def files(self, chunk: int) -> list[Path]:
-        """What it keeps of a chunk."""
-        return [path for path in self.folder.rglob("*") if path.is_file() and f"{chunk:x}" in path.name]
-
-
-async def until(condition, what: str, within_s: float = 30.0) -> None:
-    """Wait for a condition, which may be a coroutine function."""
-    deadline = time.monotonic() + within_s
-    while True:
-        met = condition()
-        if asyncio.iscoroutine(met):
-            met = await met
-        if met:
-            return
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        await asyncio.sleep(0.05)
-
-
-class Machine:
-    """The servers that all tests here share, each test in a space of its own."""
-
-    def __init__(self, endpoints: Endpoints, key: SigningKey, world) -> None:
-        self.endpoints, self.key, self.world = endpoints, key, world
-        self.cluster = ""
-        self.servers: dict[int, Chunkserver] = {}
-
-    async def all_up(self) -> None:
-        """Start the chunkservers that are dead and wait until all are heard of."""
-        down = [server for server in self.servers.values() if server.process is None]
-        await asyncio.gather(*(server.start() for server in down))
-
-        async def heard() -> bool:
-            late = "select count(*) from meta.servers where last_seen < now() - interval '8 s'"
-            return await self.world.value(late) == 0
-
-        await until(heard, "all chunkservers are heard of")
-
-
-@dataclass
-class Running:
-    """One user's mount, spoken by hand."""
-
-    machine: Machine
-    identity: Identity
-    cache_id: bytes = field(default_factory=lambda: os.urandom(16))
-    numbers: int = 0
-    ids: int = 0
-
-    @property
-    def servers(self) -> dict[int, Chunkserver]:
-        return self.machine.servers
-
-    @property
-    def space(self) -> int:
-        return self.identity.space
-
-    def hello(self) -> Hello:
-        token = sign_identity(self.machine.key, self.machine.cluster, self.identity, time.time())
-        return Hello(PROTOCOL_VERSION, token)
-
-    async def connect(self) -> None:
-        host, port = self.machine.endpoints.frames.split(":")
-        self.client = await FrameClient.connect(host, int(port), self.hello)
-
-    async def ask(self, kind: FrameType, message):
-        return (await self.client.call(kind, message))[0]
-
-    async def open(self) -> SessionReply:
-        self.opened = await self.ask(FrameType.SESSION_OPEN, SessionOpen(self.space, self.cache_id, "desk"))
-        self.numbers, self.ids = 0, self.opened.first_id
-        return self.opened
-
-    @property
-    def ref(self) -> tuple[int, int, int]:
-        return (self.opened.session, self.opened.incarnation, self.opened.lease_epoch)
-
-    def id(self) -> int:
-        self.ids += 1
-        return self.ids
-
-    async def do(self, *ops, receipts=()) -> BatchReply:
-        entries = []
-        for op in ops:
-            self.numbers += 1
-            entries.append(Entry(self.opened.incarnation, self.numbers, op))
-        reply = await self.ask(FrameType.BATCH, Batch(*self.ref, tuple(receipts), tuple(entries)))
-        assert reply.refused_code == 0, reply.refused_message
-        return reply
-
-    async def allocate(self) -> ChunkGrant:
-        return (await self.ask(FrameType.CHUNK_ALLOCATE, ChunkAllocate(*self.ref))).grants[0]
-
-    async def append(self, grant: ChunkGrant, data: bytes, offset: int = 0, onward: bool = True):
-        """Append, synced; to the first server only if not ``onward``."""
-        first, *rest = grant.places
-        client = await FrameClient.connect(first.host, first.port, self.hello)
-        crcs = tuple(piece_crcs(data, offset))
-        chain = tuple(rest) if onward else ()
-        message = Append(grant.ticket, grant.chunk, grant.epoch, offset, crcs, True, chain)
-        reply, _ = await client.call(FrameType.APPEND, message, (data,))
-        client.close()
-        return reply
-
-    async def stored_file(self, data: bytes) -> tuple[ChunkGrant, int]:
-        """A committed file with this content."""
-        grant = await self.allocate()
-        appended = await self.append(grant, data)
-        ino = self.id()
-        create = Create(1, b"f%d" % ino, ino, self.id(), 0o100644, 0, 0, 1)
-        write = Write(ino, (Extent(0, len(data), grant.chunk, 0),), len(data), 1, 1)
-        await self.do(create, write, receipts=appended.receipts)
-        return grant, ino
-
-    async def seal(self, grant: ChunkGrant, receipts=()) -> ChunkSealed:
-        return await self.ask(FrameType.CHUNK_SEAL, ChunkSeal(*self.ref, grant.chunk, tuple(receipts)))
-
-    async def sql(self, query: str, *arguments):
-        return [tuple(row) for row in await self.machine.world.sql(query, *arguments)]
-
-    async def states(self, grant: ChunkGrant) -> dict[int, int]:
-        """The states of a chunk's replicas, by server."""
-        return dict(await self.sql("select server, state from meta.replicas where chunk = $1", grant.chunk))
-
-    async def read_at(self, server: int, grant: ChunkGrant, length: int) -> bytes:
-        tickets = await self.ask(FrameType.TICKETS, Tickets(self.space, *self.ref))
-        client = await FrameClient.connect("127.0.0.1", self.servers[server].port, self.hello)
-        try:
-            _, body = await client.call(FrameType.READ, Read(tickets.read, grant.chunk, 0, length))
-        finally:
-            client.close()
-        return bytes(body)
 
 
 @pytest.fixture(scope="module")
