@@ -56,8 +56,11 @@ async def load_batch(
     connection: Connection, space: SpaceId, session: SessionId, ops: Sequence[Operation], ws: BatchSet
 ) -> None:
     """Everything that the rules will read for ``ops``; orphans are those of ``session``."""
-    made = {op.ino for op in ops if isinstance(op, Create)}
     first = named_all(ops)
+    await _load(connection, space, session, Keys(inodes=first.inodes), ws)
+    first.inodes = set()
+    # Only what really does not exist yet needs no look-up: a lying client may "create" what is there.
+    made = {op.ino for op in ops if isinstance(op, Create) and ws.inode(op.ino) is None}
     first.dentries = {name for name in first.dentries if name[0] not in made}
     await _load(connection, space, session, _without(first, made), ws)
     await _load(connection, space, session, _without(then_all(ops, ws.dentries), made), ws)

@@ -350,3 +350,14 @@ async def test_versions_are_the_seq_of_the_last_change(mount, world):
     loaded = await world.reading.load(mount.who, Load(1, (1, folder.ino, file.ino), ((folder.ino, b"f"),)))
     assert {inode.ino: inode.version for inode in loaded.inodes} == {1: 1, folder.ino: 2, file.ino: 2}
     assert loaded.dentries[0].version == 2
+
+
+async def test_pretending_to_create_an_existing_folder_hides_none_of_its_names(mount):
+    folder = mount.create(1, b"d", 0o40755)
+    first = mount.create(folder.ino, b"x")
+    await mount.do(folder, first)
+    again = mount.create(folder.ino, b"x")
+    lie = msgspec.structs.replace(mount.create(1, b"other", 0o40755), ino=folder.ino)
+    reply = await mount.send(mount.entries([again, lie]))
+    assert (reply.seqs, reply.refused_code) == ((), Code.EXISTS)
+    assert await names_in(mount, folder.ino) == [b"x"]
