@@ -24,7 +24,7 @@ from cloudverge_mount.binding import Binding
 from cloudverge_mount.cachefolder import CacheFolder, default_cache_folder
 from cloudverge_mount.config import MountConfig
 from cloudverge_mount.content import Content
-from cloudverge_mount.control import ControlServer
+from cloudverge_mount.control import ControlServer, ask
 from cloudverge_mount.endpoints import Endpoints, load_cluster, remote
 from cloudverge_mount.identity import Identity
 from cloudverge_mount.kernelcache import KernelCache
@@ -38,7 +38,7 @@ from cloudverge_mount.shim import Workers
 from cloudverge_mount.sink import Sink
 from cloudverge_mount.standing import describe
 from cloudverge_mount.vfs import OwnerPolicy, Vfs, open_vfs
-from cloudverge_protocol.errors import CloudVergeError, Code, Denied, Unavailable
+from cloudverge_protocol.errors import CloudVergeError, Code, Denied, Refused, Unavailable
 from cloudverge_protocol.ids import PROTOCOL_VERSION, SpaceId
 from cloudverge_protocol.messages import Hello, SessionOpen
 
@@ -118,11 +118,22 @@ async def take_folder(path: Path) -> CacheFolder:
     give_up_at = trio.current_time() + FOLDER_WAIT_S
     while not folder.lock():
         holder = next((each for each in all_mounts() if each.cache_dir == str(path)), None)
-        if holder is not None or trio.current_time() > give_up_at:
+        ending = holder is None or await trio.to_thread.run_sync(_is_ending, holder)
+        if not ending or trio.current_time() > give_up_at:
             where = f" at {holder.mountpoint}" if holder else ""
             raise Denied(Code.SPACE_IN_USE, f"the cache folder {path} is in use by another mount{where}")
         await trio.sleep(RETRY_S)
     return folder
+
+
+def _is_ending(holder: MountRecord) -> bool:
+    """Whether a mount is about to go; one that is unmounted, but held by another mount namespace, is told to."""
+    try:
+        return any(answer.get("done") for answer in ask(Path(holder.socket), "end"))
+    except Refused:
+        return False
+    except CloudVergeError:
+        return True
 
 
 class MountProcess:
@@ -218,7 +229,7 @@ class MountProcess:
             await nursery.start(self._keep, "content", self._content.run)
             await nursery.start(self._keep, "vfs", self._vfs.run)
             socket_path = runtime_folder() / f"{os.getpid()}.sock"
-            control = ControlServer(socket_path, self._status, self._progress, self._vfs.sync)
+            control = ControlServer(socket_path, self._status, self._progress, self._vfs.sync, self._end)
             await nursery.start(control.run)
             await self._serve(nursery, socket_path)
             shipped = await self._ship(DRAIN_AFTER_UMOUNT_S)
@@ -290,6 +301,9 @@ class MountProcess:
                     else:
                         self._stopping = True
                         nursery.start_soon(self._stop)
+
+    def _end(self) -> None:
+        self._kernel.end_if_unmounted()
 
     async def _stop(self) -> None:
         await self._ship(DRAIN_ON_SIGNAL_S)

@@ -1,6 +1,8 @@
 """The control socket of a running mount: JSON lines, for ``cv status``, ``cv sync`` and ``cvumount``.
 
-A request is one line, ``{"do": "status"}`` or ``{"do": "sync"}``. A status is one line. A sync answers with lines of
+A request is one line, ``{"do": "status"}``, ``{"do": "sync"}`` or ``{"do": "end"}``. A status is one line. "end" asks
+a mount that is no longer in the mount table to end although somebody else (another mount namespace, open files)
+still holds it; one that is mounted refuses. A sync answers with lines of
 progress (the status's figures) until the last, which has ``done`` true, or ``error`` with the reason.
 
 Only this user and root are listened to: the socket lies in a private folder and the peer's uid is checked as well.
@@ -38,11 +40,13 @@ class ControlServer:
         status: Callable[[], Awaitable[Status]],
         progress: Callable[[], Status],
         sync: Callable[[], Awaitable[None]],
+        end: Callable[[], None],
     ) -> None:
         self._path = path
         self._status = status
         self._progress = progress
         self._sync = sync
+        self._end = end
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; the socket is removed at the end."""
@@ -75,10 +79,19 @@ class ControlServer:
             await _say(stream, await self._status())
         elif request.get("do") == "sync":
             await self._answer_sync(stream)
+        elif request.get("do") == "end":
+            await self._answer_end(stream)
         else:
             await _say(
                 stream, {"error": f"unknown request {request.get('do')!r}", "code": int(Code.BAD_REQUEST)}
             )
+
+    async def _answer_end(self, stream: trio.SocketStream) -> None:
+        try:
+            self._end()
+            await _say(stream, {"done": True})
+        except CloudVergeError as error:
+            await _say(stream, {"error": error.message, "code": int(error.code)})
 
     async def _answer_sync(self, stream: trio.SocketStream) -> None:
         outcome: Status = {"done": True}

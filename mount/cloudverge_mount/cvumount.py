@@ -5,6 +5,7 @@ it ends, or by the next mount. ``--force`` skips the waiting and takes the mount
 """
 
 import argparse
+import contextlib
 import os
 import select
 import signal
@@ -19,7 +20,8 @@ from cloudverge_mount.progress import show
 from cloudverge_mount.registry import MountRecord, all_mounts, is_alive, mount_at
 from cloudverge_protocol.errors import CloudVergeError, Code, Refused, Unavailable
 
-END_WAIT_S: Final = 40.0
+PATIENT_S: Final = 1.0
+END_WAIT_S: Final = 30.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,23 +61,29 @@ def drain(record: MountRecord) -> None:
         ) from None
 
 
-def wait_until_ended(record: MountRecord, timeout_s: float = END_WAIT_S) -> None:
-    """Wait for the process that served the mount."""
+def wait_until_ended(record: MountRecord) -> None:
+    """Wait for the process that served the mount; told to end if somebody still holds what we unmounted."""
     try:
         handle = os.pidfd_open(record.pid)
     except OSError:
         return
     try:
-        if not is_alive(record):
+        if not is_alive(record) or _ends_within(handle, PATIENT_S):
             return
-        poll = select.poll()
-        poll.register(handle, select.POLLIN)
-        if not poll.poll(timeout_s * 1000):
+        with contextlib.suppress(CloudVergeError):
+            list(ask(Path(record.socket), "end"))
+        if not _ends_within(handle, END_WAIT_S):
             raise Unavailable(
                 Code.TIMEOUT, f"unmounted, but process {record.pid} is still busy with its journal"
             )
     finally:
         os.close(handle)
+
+
+def _ends_within(handle: int, timeout_s: float) -> bool:
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 def unmount_and_wait(mountpoint: Path, *, force: bool) -> None:

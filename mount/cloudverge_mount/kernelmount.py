@@ -83,6 +83,13 @@ class KernelMount:
         if not self.ended:
             pyfuse3.terminate()
 
+    def end_if_unmounted(self) -> None:
+        """Stop serving what is no longer in our mount table, whoever else still holds it. Raises Refused(BUSY)."""
+        if self._is_in_table():
+            raise Refused(Code.BUSY, f"{self._mountpoint} is still mounted")
+        if not self.ended:
+            pyfuse3.terminate()
+
     def detach(self) -> None:
         """Let go of the kernel's side, whatever state it is in; never of another mount that has taken our place."""
         pyfuse3.close(unmount=self._is_in_table())

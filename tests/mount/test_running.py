@@ -41,7 +41,9 @@ class Served:
         self.token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:
             self.scope = nursery.cancel_scope
-            await nursery.start(ControlServer(self.path, full_status, lambda: dict(STATUS), self.sync).run)
+            await nursery.start(
+                ControlServer(self.path, full_status, lambda: dict(STATUS), self.sync, still_mounted).run
+            )
             self.ready.set()
 
     def __enter__(self):
@@ -56,6 +58,10 @@ class Served:
 
 async def full_status():
     return STATUS | {"servers": []}
+
+
+def still_mounted():
+    raise Refused(Code.BUSY, "still mounted")
 
 
 async def quick():
@@ -80,6 +86,11 @@ def test_status_is_one_answer_and_sync_shows_progress_to_its_end(tmp_path):
 def test_a_sync_that_fails_says_why(tmp_path):
     with Served(tmp_path / "c.sock", full) as served, pytest.raises(NoRoom, match="disks are full"):
         show(ask(served.path, "sync"))
+
+
+def test_a_mount_that_is_mounted_does_not_end_on_request(tmp_path):
+    with Served(tmp_path / "c.sock", quick) as served, pytest.raises(Refused, match="still mounted"):
+        list(ask(served.path, "end"))
 
 
 def test_nonsense_on_the_control_socket_harms_nobody(tmp_path):

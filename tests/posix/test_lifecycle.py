@@ -149,6 +149,24 @@ def test_force_takes_the_mountpoint_away_and_loses_nothing(new_mount):
     assert {name: data for name, data in content_of(mount.path).items() if name != "open"} == files
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="unshare is for root")
+def test_a_copy_in_another_mount_namespace_keeps_nobody_waiting(new_mount):
+    mount = new_mount()
+    files = furnish(mount.path)
+    with subprocess.Popen(["unshare", "-m", "--propagation", "private", "sleep", "60"]) as holder:
+        wait_until(lambda: str(mount.path) in Path(f"/proc/{holder.pid}/mountinfo").read_text())
+        time.sleep(0.2)
+        started = time.monotonic()
+        mount.cvumount()
+        mount.mount()
+        assert content_of(mount.path) == files
+        mount.umount()
+        mount.mount()
+        assert time.monotonic() - started < 20
+        assert content_of(mount.path) == files
+        holder.kill()
+
+
 def test_a_mountpoint_is_created_and_a_mounted_one_refused(new_mount):
     mount = new_mount()
     with pytest.raises(AssertionError, match="mountpoint already"):
