@@ -79,8 +79,10 @@ class LocalSet:
             raise NotLoaded(inode=ino)
         if node.row is None:
             return 0
-        if not node.known & mark and node.row.size:
-            raise NotLoaded(extents=ino)
+        if not node.known & mark:
+            if node.row.size:
+                raise NotLoaded(extents=ino)
+            self.rows.mark(ino, mark)  # an empty file has none, and what it gets comes from here
         return node.row.size
 
     def xattrs(self, ino: InodeId) -> Mapping[bytes, bytes]:
