@@ -120,8 +120,11 @@ class Links:
         self.hosts: Mapping[ServerId, str] | None = None  # None: the metaserver has not said
 
     def check_host(self, place: Place) -> None:
-        """Refuse an address that is not the machine of the server it names."""
-        if self.hosts is not None and self.hosts.get(place.server) != place.host:
+        """Refuse an address that is not the machine of the server it names, or of any, if that one is new."""
+        if self.hosts is None:
+            return
+        known = self.hosts.get(place.server)
+        if place.host != known and (known is not None or place.host not in self.hosts.values()):
             raise Denied(Code.FORBIDDEN, f"chunkserver {place.server} is not known at {place.host}")
 
     def to(self, place: Place) -> Link:

@@ -37,8 +37,11 @@ class Cluster:
     replicas: int
     suspect: Callable[[ServerId, ChunkId], None]
 
-    def greeting(self, server: ServerId) -> dict[str, object]:
-        """What a chunkserver is told at registration and with every heartbeat."""
+    async def greeting(self, server: ServerId) -> dict[str, object]:
+        """What a chunkserver is told at registration and with every heartbeat.
+
+        ``hosts``: the machines of all chunkservers. A chain leads nowhere else, whatever a client says.
+        """
         return {
             "server_id": server,
             "cluster": self.ids.cluster,
@@ -47,6 +50,7 @@ class Cluster:
             "meta_keys": self.ring.to_public(),
             "server_ticket": self.desk.own(f"chunkserver:{server}", time.time()),
             "heartbeat_s": HEARTBEAT_S,
+            "hosts": {row.state.server: row.state.host for row in await self.servers.all()},
         }
 
     async def chunk_counts(self) -> dict[str, dict[str, int]]:

@@ -120,7 +120,7 @@ def _add_for_servers(app: FastAPI, cluster: Cluster) -> None:
                 body.free_bytes,
             )
         )
-        return cluster.greeting(server)
+        return await cluster.greeting(server)
 
     @app.post("/v1/servers/{server}/heartbeat")
     async def heartbeat(request: Request, server: Bytes64, body: HeartbeatBody) -> dict[str, object]:
@@ -129,7 +129,7 @@ def _add_for_servers(app: FastAPI, cluster: Cluster) -> None:
         await cluster.servers.beat(ServerId(server), said)
         for chunk in body.damaged:
             cluster.suspect(ServerId(server), ChunkId(chunk))
-        return cluster.greeting(ServerId(server))
+        return await cluster.greeting(ServerId(server))
 
 
 def _add_for_people(app: FastAPI, cluster: Cluster) -> None:
