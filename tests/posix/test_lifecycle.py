@@ -3,8 +3,12 @@
 import contextlib
 import json
 import os
+import shutil
+import signal
 import subprocess
+import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -215,6 +219,73 @@ def test_mount_8_and_fstab_find_the_helper(new_mount):
     finally:
         if not existed:
             helper.unlink()
+
+
+def test_in_the_foreground_an_interrupt_ends_the_mount_in_order(new_mount):
+    mount = new_mount(mounted=False)
+    with subprocess.Popen(
+        [BIN / "cvmount", "--cluster", mount.cluster.folder, "--user", mount.user, "--cache-dir", mount.cache,
+         "--foreground", mount.path],
+        stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        wait_until(lambda: mount.is_mounted)
+        files = furnish(mount.path)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+        assert process.stderr.read() == b""
+    assert not mount.is_mounted
+    mount.wipe_cache()
+    mount.mount()
+    assert content_of(mount.path) == files
+
+
+def test_without_a_cluster_named_the_one_of_the_data_folder_is_started(tmp_path):
+    folder = Path(tempfile.mkdtemp(prefix="cv-data-"))
+    folder.chmod(0o755)
+    settings = {
+        "CLOUDVERGE_DATA_DIR": str(folder / "cluster"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    path = tmp_path / "cloud"
+    try:
+        assert command("cvmount", path, **settings) == ""
+        (path / "file").write_bytes(b"content")
+        command("cvumount", path, **settings)
+        assert list((tmp_path / "cache" / "cloudverge").glob("*/replica.sqlite3"))
+        secrets = list((folder / "cluster" / "secrets").glob("user-*.json"))
+        assert len(secrets) == 1
+        assert secrets[0].stat().st_mode & 0o077 == 0
+        command("cvmount", path, **settings)
+        assert (path / "file").read_bytes() == b"content"
+        command("cvumount", path, **settings)
+    finally:
+        command("cv", "down", **settings)
+        shutil.rmtree(folder)
+
+
+def test_a_cluster_elsewhere_is_mounted_with_a_password_once_and_then_without(cluster, tmp_path):
+    user, password = f"elsewhere{os.getpid()}", "a password nobody guesses"
+    request = urllib.request.Request(
+        f"{cluster.report['auth_url']}/v1/signup",
+        json.dumps({"user": user, "password": password, "device": "test"}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    urllib.request.urlopen(request).close()
+    words = ["--server", cluster.report["auth_url"], "--metaserver", cluster.report["metaserver_frames"]]
+    words += ["--user", user, "--cache-dir", tmp_path / "cache", tmp_path / "cloud"]
+    settings = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    with pytest.raises(AssertionError, match="not signed in"):
+        command("cvmount", *words, **settings)
+    command("cvmount", *words, CLOUDVERGE_PASSWORD=password, **settings)
+    (tmp_path / "cloud" / "file").write_bytes(b"content")
+    command("cvumount", tmp_path / "cloud")
+    kept = list((tmp_path / "config").rglob("*.json"))
+    assert len(kept) == 1
+    assert password not in kept[0].read_text()
+    assert kept[0].stat().st_mode & 0o077 == 0
+    command("cvmount", *words, **settings)
+    assert (tmp_path / "cloud" / "file").read_bytes() == b"content"
+    command("cvumount", tmp_path / "cloud")
 
 
 def test_the_status_of_no_mount_is_an_empty_list(tmp_path):
