@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from cloudverge_mount.connection import Connection
-from cloudverge_mount.dirty import DirtyFile, Landing
+from cloudverge_mount.dirty import DirtyFile
 from cloudverge_mount.packer import Parcel
+from cloudverge_mount.pieces import Landing
 from cloudverge_protocol.checksum import Buffer, crc32c
 from cloudverge_protocol.errors import ChunkFault, CloudVergeError, Code, class_of, make_error
 from cloudverge_protocol.ids import BLOCK_BYTES

@@ -25,15 +25,18 @@ from cloudverge_mount.blockcache import BlockCache
 from cloudverge_mount.budget import Budget
 from cloudverge_mount.chunkclient import ChunkClients
 from cloudverge_mount.connection import HelloSource
-from cloudverge_mount.dirty import DirtyFile, Piece
+from cloudverge_mount.dirty import DirtyFile
 from cloudverge_mount.diskcache import DiskCache
+from cloudverge_mount.keeper import Keeper
 from cloudverge_mount.locations import Locations
 from cloudverge_mount.metaclient import MetaClient
+from cloudverge_mount.pieces import Piece
 from cloudverge_mount.reader import Reader
+from cloudverge_mount.room import Room
 from cloudverge_mount.sink import Sink
 from cloudverge_mount.sources import Sources
 from cloudverge_mount.spill import Spill
-from cloudverge_mount.spillrecord import Spilled, forgotten_from
+from cloudverge_mount.spillrecord import Spilled
 from cloudverge_mount.steady import keep_going
 from cloudverge_mount.ticketbook import Rights, TicketBook
 from cloudverge_mount.uploader import Uploader
@@ -46,9 +49,6 @@ from cloudverge_protocol.messages import Damage
 log = structlog.get_logger(__name__)
 
 MIB = 1024 * 1024
-ROOM_PATIENCE_S = 20.0  # without progress
-STALL_S = 2.0  # of no progress, after which bytes of open files are spilled too
-RECORD_BYTES = 1 * MIB  # at most this many neighbouring bytes share a spill record
 DAMAGE_NOTES = 64
 SAME_DAMAGE_S = 60.0
 NOTE_S = 600.0
@@ -103,12 +103,12 @@ class Content:
         self._tickets = TicketBook(meta, rights)
         self._seqs = itertools.count(1)
         self._seq = 0
-        self._released_at = -1e9
         self._clients: ChunkClients | None = None
         self._nursery: trio.Nursery | None = None
         self._reader: Reader | None = None
         self._uploader: Uploader | None = None
-        self._restored: set[InodeId] = set()
+        self._room: Room | None = None
+        self._keeper = Keeper(self._files, self._spill, sink)
         self.damage: deque[DamageSeen] = deque(maxlen=DAMAGE_NOTES)
         self._notes: dict[str, float] = {}  # text -> when last seen
 
@@ -134,13 +134,13 @@ class Content:
         locations = Locations(self._meta, self._rights, uploader.places_of)
         sources = Sources(locations, clients, self._tickets, self._saw_damage)
         self._reader = Reader(self._sink, sources, self._cache, self._disk)
+        files_max = self._budgets.dirty_files
+        self._room = Room(self._files, files_max, self._budget, self._keeper, uploader)
         self._queue_restored(uploader)
 
     def _queue_restored(self, uploader: Uploader) -> None:
-        for ino in self._restored:
-            if ino in self._files:
-                uploader.closed(self._files[ino])
-        self._restored.clear()
+        for file in self._keeper.take_restored():
+            uploader.closed(file)
 
     async def aclose(self) -> None:
         """Close files and connections; call after ``run`` has been cancelled."""
@@ -180,7 +180,8 @@ class Content:
         """Trouble of the last minutes that is worth a person's look (bad replicas stand in ``damage``)."""
         now = time.time()
         self._notes = {text: at for text, at in self._notes.items() if now < at + NOTE_S}
-        return list(self._notes)
+        stall = self._uploader.stall if self._uploader is not None else None
+        return [*self._notes, *([f"uploading does not get on: {stall.message}"] if stall else [])]
 
     def _note(self, text: str) -> None:
         self._notes.pop(text, None)
@@ -191,12 +192,21 @@ class Content:
     # --- writing ----------------------------------------------------------------------------------------
 
     async def write(self, ino: InodeId, offset: int, data: bytes) -> None:
-        """Write ``data`` (kept, not copied) at ``offset``. Raises NoRoom or Unavailable if there is no room."""
+        """Write ``data`` (kept, not copied) at ``offset``. Raises NoRoom or Unavailable if there is no room.
+
+        While what was accepted before finds no room on the servers, nothing more is accepted: the spill could
+        take it, but whoever writes without fsync would hear of it too late.
+        """
         length = len(data)
         if not length:
             return
-        if self._budget.waiting or not self._has_room(ino, length):
-            await self._make_room(ino, length)
+        if self._uploader is not None and isinstance(self._uploader.stall, NoRoom):
+            raise self._uploader.last_error()
+        room, uploader = self._room, self._uploader
+        assert room is not None
+        assert uploader is not None
+        if self._budget.waiting or not room.has(ino, length):
+            await room.make(ino, length)
         file = self._files.get(ino)
         if file is None:
             file = self._new_file(ino)
@@ -204,65 +214,14 @@ class Content:
         self._seq = next(self._seqs)
         file.write(offset, data, self._seq)
         self._budget.charge(file.weight - before)
-        if self._uploader is not None:
-            self._uploader.wrote(file)
+        uploader.wrote(file)
 
     def _new_file(self, ino: InodeId) -> DirtyFile:
         file = self._files[ino] = DirtyFile(ino)
-        records = self._spill.records(ino)
-        if records:
-            file.last_record = records[-1].number
+        file.last_record = self._keeper.last_record(ino)
         if self._uploader is not None:
             self._uploader.want_chunk()
         return file
-
-    def _has_room(self, ino: InodeId, length: int) -> bool:
-        if not self._budget.has_room(length):
-            return False
-        return len(self._files) < self._budgets.dirty_files or ino in self._files
-
-    async def _make_room(self, ino: InodeId, length: int) -> None:
-        """Wait for room: closed files give their RAM back first, and open ones when uploading stalls."""
-        uploader = self._uploader
-        assert uploader is not None
-        refusals, progress = uploader.refusals, uploader.progress
-        stalled_at = trio.current_time()
-        while not self._has_room(ino, length):
-            uploader.press()
-            now = trio.current_time()
-            if uploader.progress != progress:
-                progress, stalled_at = uploader.progress, now
-            if self._release(length, spill_open=now > stalled_at + STALL_S):
-                continue
-            if uploader.refusals > refusals or now > stalled_at + ROOM_PATIENCE_S:
-                raise uploader.last_error()
-            with trio.move_on_after(STALL_S / 2):
-                await self._budget.wait()
-        self._budget.wake()
-
-    def _release(self, length: int, *, spill_open: bool) -> int:
-        """Give back RAM of spilled bytes; with ``spill_open`` spill what is not. Returns the bytes freed."""
-        now = trio.current_time()
-        if now < self._released_at + 0.05 and not spill_open:
-            return 0
-        goal = max(length, self._budgets.dirty_bytes // 4)
-        freed = 0
-        for file in list(reversed(self._files.values())):
-            if not file.weight:
-                continue
-            if spill_open and file.unspilled and self._spill.has_room(file.weight):
-                try:
-                    self._spill_file(file)
-                except CloudVergeError as error:
-                    log.warning("dirty bytes could not be spilled", error=str(error))
-                    spill_open = False
-            freed += file.release()
-            if freed >= goal:
-                break
-        else:
-            self._released_at = now
-        self._budget.charge(-freed)
-        return freed
 
     def cut(self, ino: InodeId, size: int) -> None:
         """A local truncation: forget dirty bytes at and beyond ``size``."""
@@ -279,19 +238,12 @@ class Content:
         before = file.weight
         replayable = file.forget(start)
         self._budget.charge(file.weight - before)
+        if self._uploader is None:  # replaying: the journal says so already
+            self._keeper.drop_if_clean(file)
+            return
         if replayable:
-            self._log_forgotten(file, start)
-        if self._uploader is not None:
-            self._uploader.forgot(file)
-        else:
-            self._drop_if_clean(file)
-
-    def _log_forgotten(self, file: DirtyFile, start: int) -> None:
-        if self._uploader is None:
-            return  # replaying: the journal says so already
-        record = forgotten_from(file.ino, start, self._spill.next_number())
-        file.last_record = record.number
-        self._sink.log_spill(record)
+            self._keeper.forgot(file, start)
+        self._uploader.forgot(file)
 
     # --- spill ------------------------------------------------------------------------------------------
 
@@ -305,7 +257,7 @@ class Content:
             return
         uploader = self._uploader
         try:
-            self._spill_file(file)
+            self._keeper.keep(file)
         except NoRoom as error:
             log.warning("closed bytes could not be spilled", ino=ino, error=str(error))
             self._note(str(error))
@@ -314,38 +266,13 @@ class Content:
         if uploader is not None:
             uploader.closed(file)
 
-    def _spill_file(self, file: DirtyFile) -> None:
-        group: list[Piece] = []
-        length = 0
-        for piece in file.to_spill():
-            size = piece.end - piece.start
-            if group and (group[-1].end != piece.start or length + size > RECORD_BYTES):
-                self._spill_group(file, group)
-                group, length = [], 0
-            group.append(piece)
-            length += size
-        if group:
-            self._spill_group(file, group)
-
-    def _spill_group(self, file: DirtyFile, group: list[Piece]) -> None:
-        buffers: list[Buffer] = [piece.view(piece.start, piece.end) for piece in group]
-        if not self._spill.has_room(sum(map(len, buffers))):
-            raise NoRoom(Code.NO_SPACE, "the spill of this mount's cache folder is full")
-        record = self._spill.append(file.ino, group[0].start, buffers)
-        self._sink.log_spill(record)
-        file.spilled(group, record)
-
     def spilled_through(self, ino: InodeId) -> int:
         """Spill records of ``ino`` numbered this or lower are superseded by what is entered or cut so far.
 
         For entries that supersede them without a Write (truncate, unlink): once such an entry is committed,
         call ``spill_committed`` with this number.
         """
-        file = self._files.get(ino)
-        if file is not None:
-            return file.spilled_through()
-        records = self._spill.records(ino)
-        return records[-1].number if records else 0
+        return self._keeper.superseded(ino)
 
     def spill_committed(self, ino: InodeId, through: int) -> None:
         """What superseded the records of ``ino`` numbered ``through`` or lower is committed: free their space."""
@@ -353,47 +280,20 @@ class Content:
 
     def restore(self, record: Spilled) -> None:
         """Recovery: replay a journaled record, in the journal's order. See ``Sink``."""
-        self._spill.adopt(record)
-        file = self._files.get(record.ino)
-        if file is None:
-            if record.forgets:
-                return
-            file = self._files[record.ino] = DirtyFile(record.ino)
-        file.restore(record)
-        self._drop_if_clean(file)
+        self._keeper.restore(record)
 
     def rewritten(self, ino: InodeId, extents: Extents) -> None:
         """Recovery: a journaled Write names these ranges; records before it no longer hold for them."""
-        file = self._files.get(ino)
-        if file is not None:
-            for extent in extents:
-                file.forget(extent.offset, extent.end)
-            self._drop_if_clean(file)
-
-    def _drop_if_clean(self, file: DirtyFile) -> None:
-        if not file.size:
-            del self._files[file.ino]
+        self._keeper.rewritten(ino, extents)
 
     def finish_restore(self) -> dict[InodeId, str]:
         """Recovery is over: verify what was restored. Inodes whose bytes are missing or bad, and why.
 
         Those stay dirty and stuck (reads of the lost bytes and flushes fail) until cut or dropped.
         """
-        lost: dict[InodeId, str] = {}
-        for ino, file in self._files.items():
-            checked: set[int] = set()
-            for piece in file:
-                record = piece.record
-                if record is None or record.number in checked:
-                    continue
-                checked.add(record.number)
-                try:
-                    self._spill.read(record)
-                except ChunkFault as fault:
-                    lost[ino] = fault.message
-                    self._note(fault.message)
-            self._restored.add(ino)
-        self._spill.sweep()
+        lost = self._keeper.verify()
+        for reason in lost.values():
+            self._note(reason)
         if self._uploader is not None:
             self._queue_restored(self._uploader)
         return lost

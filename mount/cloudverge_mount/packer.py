@@ -16,7 +16,8 @@ Invariant: a file with unsent bytes is in exactly one queue (``forget`` alone ta
 import enum
 from collections.abc import Iterable
 
-from cloudverge_mount.dirty import DirtyFile, Taken
+from cloudverge_mount.dirty import DirtyFile
+from cloudverge_mount.pieces import Taken
 
 MIB = 1024 * 1024
 PARCEL_BYTES = 2 * MIB

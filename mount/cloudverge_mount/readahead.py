@@ -90,6 +90,8 @@ class Readahead:
         self._streams.pop(ino, None)
 
     def _ahead(self, stream: _Stream) -> Advice:
+        if stream.until >= stream.end + stream.window // 2:
+            return STREAM
         window = min(stream.window, self._share())
         if stream.until >= stream.end + window // 2:
             return STREAM

@@ -20,10 +20,11 @@ from cloudverge_mount.budget import Budget
 from cloudverge_mount.chain import Chain
 from cloudverge_mount.chunkclient import ChunkClients
 from cloudverge_mount.chunkyard import ChunkYard
-from cloudverge_mount.dirty import DirtyFile, Piece, Report
+from cloudverge_mount.dirty import DirtyFile
 from cloudverge_mount.lane import Lane
 from cloudverge_mount.metaclient import MetaClient
 from cloudverge_mount.packer import LaneName, Packer, Parcel
+from cloudverge_mount.pieces import Piece, Report
 from cloudverge_mount.sink import MAX_EXTENTS, Sink
 from cloudverge_mount.spill import Spill
 from cloudverge_mount.steady import keep_going
@@ -175,6 +176,13 @@ class Uploader:
     def progress(self) -> int:
         """Grows whenever bytes have become durable."""
         return sum(lane.progress for lane in self._both)
+
+    @property
+    def stall(self) -> CloudVergeError | None:
+        """Why bytes that wait do not get through; None while none wait or all is well."""
+        if not self._files:
+            return None
+        return next((lane.stall for lane in self._both if lane.stall is not None), None)
 
     def last_error(self) -> CloudVergeError:
         """Why uploading does not get on, as far as is known."""

@@ -6,7 +6,8 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from cloudverge_mount.dirty import DirtyFile, Landing
+from cloudverge_mount.dirty import DirtyFile
+from cloudverge_mount.pieces import Landing
 from cloudverge_mount.spillrecord import Spilled, forgotten_from
 from cloudverge_protocol.ids import FILE_BYTES_MAX, ChunkId, InodeId
 

@@ -1,0 +1,118 @@
+"""Closed bytes kept for a crash: what goes to the spill and the journal, and how both become dirty bytes again.
+
+The journal's records and Writes, replayed in their order, give the dirty map as it was: a record makes its range
+dirty (its bytes stay in the spill), a Write or a cut forgets the ranges it covers. Everything restored is
+verified once, at the end; what is missing or bad is named, stays dirty and stuck, and stops nothing else.
+"""
+
+import structlog
+
+from cloudverge_mount.dirty import DirtyFile
+from cloudverge_mount.pieces import Piece
+from cloudverge_mount.sink import Sink
+from cloudverge_mount.spill import Spill
+from cloudverge_mount.spillrecord import Spilled, forgotten_from
+from cloudverge_protocol.checksum import Buffer
+from cloudverge_protocol.errors import ChunkFault, Code, NoRoom
+from cloudverge_protocol.ids import InodeId
+from cloudverge_protocol.inodes import Extents
+
+log = structlog.get_logger(__name__)
+
+RECORD_BYTES = 1024 * 1024  # at most this many neighbouring bytes share a spill record
+
+
+class Keeper:
+    """Spill and journal together; ``files`` are the dirty maps, shared with ``Content``."""
+
+    def __init__(self, files: dict[InodeId, DirtyFile], spill: Spill, sink: Sink) -> None:
+        self._files = files
+        self._spill = spill
+        self._sink = sink
+        self._restored: set[InodeId] = set()
+
+    # --- before a crash ---------------------------------------------------------------------------------
+
+    def keep(self, file: DirtyFile) -> None:
+        """Spill what of ``file`` is not spilled yet. Raises NoRoom; then some of it may be."""
+        group: list[Piece] = []
+        length = 0
+        for piece in file.to_spill():
+            size = piece.end - piece.start
+            if group and (group[-1].end != piece.start or length + size > RECORD_BYTES):
+                self._keep_group(file, group)
+                group, length = [], 0
+            group.append(piece)
+            length += size
+        if group:
+            self._keep_group(file, group)
+
+    def _keep_group(self, file: DirtyFile, group: list[Piece]) -> None:
+        buffers: list[Buffer] = [piece.view(piece.start, piece.end) for piece in group]
+        if not self._spill.has_room(sum(map(len, buffers))):
+            raise NoRoom(Code.NO_SPACE, "the spill of this mount's cache folder is full")
+        record = self._spill.append(file.ino, group[0].start, buffers)
+        self._sink.log_spill(record)
+        file.spilled(group, record)
+
+    def forgot(self, file: DirtyFile, start: int) -> None:
+        """Spilled bytes at and beyond ``start`` are gone: a replay must not bring them back."""
+        record = forgotten_from(file.ino, start, self._spill.next_number())
+        file.last_record = record.number
+        self._sink.log_spill(record)
+
+    def last_record(self, ino: InodeId) -> int:
+        """The highest record number of ``ino`` that is still kept; 0 if there is none."""
+        records = self._spill.records(ino)
+        return records[-1].number if records else 0
+
+    def superseded(self, ino: InodeId) -> int:
+        """Records of ``ino`` numbered this or lower are superseded by what is entered or forgotten so far."""
+        file = self._files.get(ino)
+        return self.last_record(ino) if file is None else file.spilled_through()
+
+    # --- after it ---------------------------------------------------------------------------------------
+
+    def restore(self, record: Spilled) -> None:
+        """Replay a journaled record."""
+        self._spill.adopt(record)
+        file = self._files.get(record.ino)
+        if file is None:
+            if record.forgets:
+                return
+            file = self._files[record.ino] = DirtyFile(record.ino)
+        file.restore(record)
+        self.drop_if_clean(file)
+
+    def rewritten(self, ino: InodeId, extents: Extents) -> None:
+        """Replay a journaled Write: records before it no longer hold for its ranges."""
+        file = self._files.get(ino)
+        if file is not None:
+            for extent in extents:
+                file.forget(extent.offset, extent.end)
+            self.drop_if_clean(file)
+
+    def drop_if_clean(self, file: DirtyFile) -> None:
+        """Take a file without dirty bytes out of the maps."""
+        if not file.size:
+            del self._files[file.ino]
+
+    def verify(self) -> dict[InodeId, str]:
+        """Verify all that was restored: which inodes have lost bytes, and why."""
+        lost: dict[InodeId, str] = {}
+        for ino, file in self._files.items():
+            records = {piece.record.number: piece.record for piece in file if piece.record is not None}
+            for record in records.values():
+                try:
+                    self._spill.read(record)
+                except ChunkFault as fault:
+                    lost[ino] = fault.message
+        self._restored.update(self._files)
+        self._spill.sweep()
+        return lost
+
+    def take_restored(self) -> list[DirtyFile]:
+        """The restored files that are still dirty; given once."""
+        files = [self._files[ino] for ino in self._restored if ino in self._files]
+        self._restored.clear()
+        return files
