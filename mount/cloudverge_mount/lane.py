@@ -37,6 +37,7 @@ REST_AFTER_S = 600.0  # an idle lane gives up its chunk, and with it the room ke
 SLOWER = 8  # how much a timeout lowers what we think of the line
 PASSING = {Code.FENCED, Code.UNAUTHORIZED, Code.QUOTA}
 FULL_TRIES = 3  # chunks in a row that met a full server
+STALL_TRIES = 4  # failures in a row that people are told of
 
 
 class Prepared:
@@ -93,6 +94,15 @@ class Lane:
         self._bytes_per_s = 64e6
         self._last_append_at = 0.0
         self._last_ack_at = 0.0
+
+    @property
+    def stall(self) -> CloudVergeError | None:
+        """Why nothing has got through for some tries; None while all is well."""
+        return self.last_error if self._streak >= STALL_TRIES else None
+
+    def calm(self) -> None:
+        """Nothing waits any more: what failed before says nothing about what comes next."""
+        self._streak = 0
 
     def wake(self, due: float = 0.0) -> None:
         """There may be something to do at ``due``."""
@@ -311,6 +321,8 @@ class Lane:
         self.refusals += is_refusal
         self._streak += 1
         self.last_error = error
+        if self._streak == STALL_TRIES:
+            log.warning("uploading does not get on", lane=self.name, reason=error.message)
         self._trouble()
         self.wake()
 

@@ -243,6 +243,9 @@ class Uploader:
         if self._files.get(file.ino) is file:
             del self._files[file.ino]
             self._sink.content_settled(file.ino)
+        if not self._files:
+            for lane in self._both:
+                lane.calm()
 
     def _enter(self, file: DirtyFile) -> None:
         if not file.landed_count:
