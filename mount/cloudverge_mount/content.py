@@ -200,11 +200,11 @@ class Content:
         length = len(data)
         if not length:
             return
-        if self._uploader is not None and isinstance(self._uploader.stall, NoRoom):
-            raise self._uploader.last_error()
         room, uploader = self._room, self._uploader
         assert room is not None
         assert uploader is not None
+        if isinstance(uploader.stall, NoRoom):
+            raise uploader.last_error()
         if self._budget.waiting or not room.has(ino, length):
             await room.make(ino, length)
         file = self._files.get(ino)
