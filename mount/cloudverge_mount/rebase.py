@@ -53,6 +53,7 @@ class Rebase:
         self._loader.generation += 1
         refused = await self._again()
         await self._load_dirty(all_touched.inodes)
+        await self._prune_orphans(all_touched.inodes)
         return refused
 
     def _uncommitted(self) -> Iterator[tuple[Operation, Held | None]]:
@@ -106,6 +107,15 @@ class Rebase:
         for ino in list(self._ledger.pendings):
             if ino in among:
                 await self.load_whole(ino)
+
+    async def _prune_orphans(self, among: set[int]) -> None:
+        """An inode whose unlink is undone has its name again, or never was."""
+        rows = self._ledger.rows
+        for ino in [ino for ino in rows.orphans if ino in among]:
+            while (node := rows.node(ino)) is None:
+                await self._loader.inodes((ino,))
+            if node.row is None or node.row.nlink:
+                rows.drop_orphan(ino)
 
     async def load_whole(self, ino: int) -> bool:
         """Load a file's row and extents; whether it exists."""

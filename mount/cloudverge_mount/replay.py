@@ -2,8 +2,8 @@
 
 Two passes. The first learns what later records say about earlier ones (acknowledged, set aside). The second
 goes through the records as they were written and brings ledger, outbox, holding and the dirty map to what they
-were, but for the rows: those are rebuilt afterwards (``rebase``) from ``committed_since``, the rows of committed
-entries that the replica does not include, and from what is uncommitted.
+were, but for the rows: those are rebuilt afterwards (``rebase``). ``doubtful`` are the rows of committed entries
+that the replica does not include, and of what was set aside.
 """
 
 from collections.abc import Mapping
@@ -89,7 +89,7 @@ class Replay:
         self._content = content
         self._verdicts = verdicts
         self._position = position
-        self.committed_since = nothing_touched()  # and of what was set aside: rows to be loaded again
+        self.doubtful = nothing_touched()
         self.incarnations: set[int] = set()  # with entries that are not committed
 
     def take(self, found: Found) -> None:
@@ -117,14 +117,14 @@ class Replay:
             if isinstance(op, Write) and found.kind == WRITE:
                 self._passed(op.ino, item.settles)
         if self._verdicts.is_aside(item.incarnation, item.number):
-            self.committed_since.add(op)
+            self.doubtful.add(op)
             self._give_up_spill(item)
         elif not self._verdicts.is_committed(item.incarnation, item.number):
             ledger.queue_again(item, found.position)
             self.incarnations.add(item.incarnation)
         else:
             if found.position >= self._position:
-                self.committed_since.add(op)
+                self.doubtful.add(op)
             self._give_up_spill(item)
 
     def _unhold(self, hold: int) -> None:
@@ -148,7 +148,7 @@ class Replay:
     def _take_held(self, record: HeldRecord, found: Found) -> None:
         self._shown(record.op)
         if record.hold in self._verdicts.aside_holds:
-            self.committed_since.add(record.op)
+            self.doubtful.add(record.op)
             self._ledger.skip_holds(record.hold)
         else:
             self._ledger.hold_again(record, segment_of(found.position))

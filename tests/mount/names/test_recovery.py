@@ -1,0 +1,232 @@
+"""Starts: what a kill, another device, a damaged folder or another history leave, and what becomes of it."""
+
+import os
+
+import pytest
+import trio
+
+from cloudverge_mount import outbox as outboxes
+from cloudverge_mount.filesystem import SetattrRequest
+from cloudverge_protocol.errors import CloudVergeError, Code
+from cloudverge_protocol.operations import Create, Entry, Setattr, Unlink
+from tests.fixtures.fakespace import assert_same, contents_of
+
+pytestmark = pytest.mark.trio
+
+
+def by_another(mounts, op) -> None:
+    """Another device's mount does this, ours being away."""
+    mounts.server.commit(Entry(77, 1, op), session=99)
+
+
+async def test_a_warm_start_asks_for_nothing_but_the_oplog(mounts, root) -> None:
+    vfs = await mounts.start()
+    folder = await vfs.mkdir(1, b"d", 0o755, root)
+    row = await mounts.file(folder.ino, b"f", b"bytes")
+    await mounts.settle()
+    await vfs.core.writer.write()
+    await mounts.again()
+    assert (mounts.meta.trees, mounts.meta.loads) == (0, 0)
+    assert (await mounts.vfs.lookup(folder.ino, b"f")).ino == row.ino
+    assert await mounts.names(folder.ino) == [b".", b"..", b"f"]
+    assert (mounts.meta.trees, mounts.meta.loads) == (0, 0)
+
+
+async def test_what_another_device_did_meanwhile_is_seen(mounts, root) -> None:
+    vfs = await mounts.start()
+    folder = await vfs.mkdir(1, b"d", 0o755, root)
+    kept = await mounts.file(folder.ino, b"kept")
+    gone = await mounts.file(folder.ino, b"gone")
+    await mounts.settle()
+    await vfs.core.writer.write()
+    mounts.kill()
+    by_another(mounts, Create(folder.ino, b"new", 5000, 5001, 0o100600, 1, 1, 5))
+    by_another(mounts, Unlink(folder.ino, b"gone", gone.ino, False, 6))
+    by_another(mounts, Setattr(kept.ino, 7, mode=0o640))
+    vfs = await mounts.start()
+    assert await mounts.names(folder.ino) == [b".", b"..", b"kept", b"new"]
+    assert (await vfs.lookup(folder.ino, b"kept")).mode & 0o777 == 0o640
+    await assert_same(vfs, mounts.server, mounts.disk)
+
+
+async def test_unshipped_changes_that_no_longer_fit_are_set_aside_and_the_rest_ships(mounts, root) -> None:
+    vfs = await mounts.start()
+    folder = await vfs.mkdir(1, b"d", 0o755, root)
+    other = await vfs.mkdir(1, b"e", 0o755, root)
+    row = await mounts.file(folder.ino, b"f")
+    await mounts.settle()
+    await vfs.core.writer.write()
+    await vfs.setattr(row.ino, SetattrRequest(mode=0o600), root)
+    await mounts.file(other.ino, b"mine", b"bytes")
+    mounts.kill()
+    by_another(mounts, Unlink(folder.ino, b"f", row.ino, False, 6))
+    vfs = await mounts.start()
+    await mounts.settle()
+    assert mounts.server.rows.dentry(other.ino, b"mine") is not None
+    assert vfs.status()["degraded"]
+    await assert_same(vfs, mounts.server, mounts.disk)
+
+
+async def test_a_held_change_that_no_longer_fits_is_set_aside(mounts, root) -> None:
+    vfs = await mounts.start()
+    folder = await vfs.mkdir(1, b"d", 0o755, root)
+    row = await mounts.file(folder.ino, b"f", b"bytes")
+    await mounts.settle()
+    fh = (await vfs.open(row.ino, os.O_RDWR, root)).fh
+    await vfs.write(fh, 0, b"BYTES")
+    await vfs.flush(fh)
+    await vfs.rename(folder.ino, b"f", folder.ino, b"g", 0)
+    await vfs.core.writer.write()
+    mounts.kill()
+    by_another(mounts, Unlink(folder.ino, b"f", row.ino, False, 6))
+    vfs = await mounts.start()
+    assert await mounts.names(folder.ino) == [b".", b".."]
+    assert not len(vfs.core.holding)
+    await mounts.settle()
+    assert "elsewhere" in vfs.status()["degraded"][-1]
+    assert not mounts.server.refused
+    await assert_same(vfs, mounts.server, mounts.disk)
+
+
+@pytest.mark.parametrize("how", ["garbage", "other history", "too old", "older than the journal"])
+async def test_a_replica_that_does_not_fit_is_begun_anew_and_the_journal_kept(mounts, root, how) -> None:
+    vfs = await mounts.start()
+    folder = await vfs.mkdir(1, b"d", 0o755, root)
+    await mounts.settle()
+    await vfs.core.writer.write()
+    await mounts.file(folder.ino, b"unshipped", b"bytes")
+    if how == "older than the journal":
+        await vfs.core.writer.write()
+    mounts.kill()
+    path = mounts.folder / "replica.sqlite3"
+    if how == "garbage":
+        path.write_bytes(b"garbage" * 1000)
+    elif how == "other history":
+        mounts.server.history = "h2"
+    elif how == "too old":
+        del mounts.server.oplog[0]
+        feed = mounts.server.feed
+
+        def resync(request):
+            raise CloudVergeError(Code.RESYNC, "the oplog begins later") if request.since < 100 else None
+            return feed(request)
+
+        mounts.server.feed = resync
+    elif how == "older than the journal":
+        for log in (mounts.folder / "journal").glob("*.log"):
+            log.write_bytes(log.read_bytes()[:-4])
+    vfs = await mounts.start()
+    assert await mounts.names(folder.ino) == [b".", b"..", b"unshipped"]
+    await mounts.settle()
+    await assert_same(vfs, mounts.server, mounts.disk)
+    ino = (await vfs.lookup(folder.ino, b"unshipped")).ino
+    if how != "older than the journal":
+        assert contents_of(mounts.server, mounts.disk, ino) == b"bytes"
+
+
+async def test_closed_bytes_that_are_lost_set_their_rename_aside_and_the_rest_ships(mounts, root) -> None:
+    vfs = await mounts.start()
+    folder = await vfs.mkdir(1, b"d", 0o755, root)
+    lost = await mounts.file(folder.ino, b"f", b"bytes")
+    await vfs.rename(folder.ino, b"f", folder.ino, b"g", 0)
+    await mounts.file(1, b"other", b"bytes")
+    mounts.kill()
+    mounts.disk.spill = {key: data for key, data in mounts.disk.spill.items() if key[1] != 1}
+    vfs = await mounts.start()
+    assert await mounts.names(folder.ino) == [b".", b"..", b"f"]
+    fh = (await vfs.open(lost.ino, os.O_RDWR, root)).fh
+    with pytest.raises(CloudVergeError):
+        await vfs.fsync(fh, False)
+    await mounts.settle()
+    assert contents_of(mounts.server, mounts.disk, (await vfs.lookup(1, b"other")).ino) == b"bytes"
+    assert any("lost" in reason for reason in vfs.status()["degraded"])
+    await assert_same(vfs, mounts.server, mounts.disk)
+
+
+async def test_old_incarnations_are_closed_once_their_entries_are_shipped(mounts, root) -> None:
+    vfs = await mounts.start()
+    await vfs.mkdir(1, b"d", 0o755, root)
+    vfs = await mounts.again()
+    assert [item.incarnation for item in vfs.core.ledger.outbox] == [1]
+    mounts.meta.faults = ["before"]
+    with pytest.raises(CloudVergeError):
+        await vfs.core.shipper.ship_once()
+    assert mounts.server.closed == []
+    await vfs.core.shipper.ship_once()
+    assert mounts.server.applied == [(1, 1)]
+    assert mounts.server.closed == [1]
+
+
+async def test_an_incarnation_whose_writes_are_held_is_not_closed(mounts, root) -> None:
+    vfs = await mounts.start()
+    await mounts.file(1, b"a", b"first")
+    await vfs.rename(1, b"a", 1, b"b", 0)
+    row = await mounts.file(1, b"c", b"second")
+    vfs.core.content.upload(row.ino)
+    assert vfs.core.ledger.outbox.pushed == 1
+    vfs = await mounts.again()
+    await vfs.core.shipper.ship_once()
+    assert mounts.server.closed == []
+    await mounts.settle()
+    await vfs.core.shipper.ship_once()
+    assert mounts.server.closed == [1]
+    await assert_same(vfs, mounts.server, mounts.disk)
+
+
+async def test_the_journal_is_trimmed_when_all_of_it_is_committed_and_in_the_replica(
+    mounts, monkeypatch
+) -> None:
+    monkeypatch.setattr("cloudverge_mount.journal.SEGMENT_BYTES", 2000)
+    vfs = await mounts.start()
+    for number in range(60):
+        await mounts.file(1, b"f%d" % number, b"bytes")
+    journal = vfs.core.ledger.journal
+    await vfs.core.writer.write()
+    assert journal.first_segment == 1
+    await mounts.settle()
+    assert journal.first_segment == 1
+    await vfs.core.writer.write()
+    assert journal.segment > 3
+    assert journal.first_segment == journal.segment
+    await mounts.again()
+    assert len(await mounts.names(1)) == 62
+    assert (mounts.meta.trees, mounts.meta.loads) == (0, 0)
+    await assert_same(mounts.vfs, mounts.server, mounts.disk)
+
+
+async def test_a_long_backlog_is_shipped_from_the_journal_file(mounts, monkeypatch) -> None:
+    monkeypatch.setattr(outboxes, "ITEMS_MAX", 50)
+    vfs = await mounts.start()
+    for number in range(300):
+        await mounts.file(1, b"f%d" % number)
+    assert len(vfs.core.ledger.outbox) == 300
+    assert len(vfs.core.ledger.outbox._items) == 50
+    vfs = await mounts.again()
+    assert len(vfs.core.ledger.outbox) == 300
+    refused = (1, 200)
+    mounts.server.refuse = lambda entry: (
+        (Code.STALE, "no") if (entry.incarnation, entry.number) == refused else None
+    )
+    await mounts.settle()
+    assert len(mounts.server.applied) == 199
+    await assert_same(vfs, mounts.server, mounts.disk)
+
+
+async def test_a_session_opened_again_under_way_goes_on_with_new_numbers(mounts, root, clock) -> None:
+    vfs = await mounts.start()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_run, vfs)
+        await vfs.mkdir(1, b"a", 0o755, root)
+        mounts.rights.reopen()
+        by_another(mounts, Create(1, b"theirs", 5000, 5001, 0o100600, 1, 1, 5))
+        await vfs.mkdir(1, b"b", 0o755, root)
+        await vfs.sync()
+        await trio.sleep(3)
+        assert await mounts.names(1) == [b".", b"..", b"a", b"b", b"theirs"]
+        nursery.cancel_scope.cancel()
+    assert mounts.server.applied == [(1, 1), (2, 1)]
+    assert mounts.server.closed == [1]
+
+
+async def _run(vfs, task_status=trio.TASK_STATUS_IGNORED):
+    await vfs.run(task_status=task_status)

@@ -1,0 +1,220 @@
+"""Names, attributes and listings through the vfs."""
+
+import os
+import stat
+
+import pytest
+
+from cloudverge_mount.filesystem import Caller, SetattrRequest
+from cloudverge_mount.vfs import OwnerPolicy
+from cloudverge_protocol.errors import CloudVergeError, Code
+from tests.fixtures.fakespace import assert_same
+
+pytestmark = pytest.mark.trio
+
+
+def refused(code: Code):
+    return pytest.raises(CloudVergeError, match=None, check=lambda error: error.code == code)
+
+
+async def test_dots_lead_to_the_folder_and_its_parent(mounts, root) -> None:
+    vfs = await mounts.start()
+    folder = await vfs.mkdir(1, b"d", 0o755, root)
+    assert (await vfs.lookup(folder.ino, b".")).ino == folder.ino
+    assert (await vfs.lookup(folder.ino, b"..")).ino == 1
+    assert (await vfs.lookup(1, b"..")).ino == 1
+
+
+async def test_a_name_may_have_any_bytes_up_to_255(mounts, root) -> None:
+    vfs = await mounts.start()
+    name = bytes(byte for byte in range(1, 256) if byte != ord("/"))
+    await vfs.mkdir(1, name, 0o755, root)
+    assert await mounts.names(1) == [b".", b"..", name]
+    with refused(Code.NAME_TOO_LONG):
+        await vfs.lookup(1, b"x" * 256)
+    with refused(Code.NAME_TOO_LONG):
+        await vfs.mkdir(1, b"x" * 256, 0o755, root)
+
+
+async def test_every_kind_of_inode_can_be_made(mounts, root) -> None:
+    vfs = await mounts.start()
+    for kind in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
+        row = await vfs.mknod(1, b"n%d" % kind, kind | 0o600, 259, root)
+        assert stat.S_IFMT(row.mode) == kind
+        assert row.rdev == (259 if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0)
+    link = await vfs.symlink(1, b"link", b"some/where", root)
+    assert await vfs.readlink(link.ino) == b"some/where"
+    with refused(Code.INVALID):
+        await vfs.readlink(1)
+    await mounts.settle()
+    assert await assert_same(vfs, mounts.server, mounts.disk) == 7
+
+
+async def test_a_listing_gives_each_name_once_while_others_come_and_go(mounts, root) -> None:
+    vfs = await mounts.start()
+    for number in range(1000):
+        await mounts.file(1, b"old%d" % number)
+    fh, after, seen = await vfs.opendir(1), 0, []
+    turn = 0
+    while part := await vfs.readdir(fh, after, 9):
+        seen += [name for name, _, _ in part]
+        after = part[-1][2]
+        turn += 1
+        if turn < 60:
+            await mounts.file(1, b"new%d" % turn)
+            await vfs.unlink(1, b"old%d" % (turn * 3))
+            if turn % 7 == 0:
+                await vfs.core.writer.write()
+    assert len(seen) == len(set(seen))
+    staying = {b"old%d" % number for number in range(1000)} - {b"old%d" % (turn * 3) for turn in range(1, 60)}
+    assert staying <= set(seen)
+    assert (await vfs.readdir(fh, 0, 5))[0][0] == b"."
+
+
+async def test_nothing_that_is_gone_is_listed_from_a_part_fetched_ahead(mounts, root) -> None:
+    vfs = await mounts.start()
+    for number in range(50):
+        await mounts.file(1, b"f%d" % number)
+    fh = await vfs.opendir(1)
+    first = await vfs.readdir(fh, 0, 10)
+    await vfs.unlink(1, b"f30")
+    await vfs.rename(1, b"f31", 1, b"g31", 0)
+    rest = [name for name, _, _ in await vfs.readdir(fh, first[-1][2], 100)]
+    assert b"f30" not in rest
+    assert b"f31" not in rest
+    assert rest[-1] == b"g31"
+
+
+async def test_a_listing_can_be_wound_back(mounts) -> None:
+    vfs = await mounts.start()
+    for number in range(600):
+        await mounts.file(1, b"f%d" % number)
+    fh = await vfs.opendir(1)
+    forth = await vfs.readdir(fh, 0, 500)
+    assert await vfs.readdir(fh, forth[9][2], 20) == forth[10:30]
+    assert await vfs.readdir(fh, 0, 500) == forth
+
+
+async def test_a_removed_open_folder_lists_nothing_but_dots(mounts, root) -> None:
+    vfs = await mounts.start()
+    folder = await vfs.mkdir(1, b"d", 0o755, root)
+    fh = await vfs.opendir(folder.ino)
+    await vfs.rmdir(1, b"d")
+    assert [name for name, _, _ in await vfs.readdir(fh, 0, 10)] == [b".", b".."]
+    with refused(Code.NOT_FOUND):
+        await vfs.mkdir(folder.ino, b"x", 0o755, root)
+    await vfs.releasedir(fh)
+    await mounts.settle()
+    assert folder.ino not in mounts.server.rows.inodes
+
+
+async def test_rename_can_refuse_to_replace_and_can_exchange(mounts, root) -> None:
+    vfs = await mounts.start()
+    a, b = await mounts.file(1, b"a"), await mounts.file(1, b"b")
+    with refused(Code.EXISTS):
+        await vfs.rename(1, b"a", 1, b"b", 1)
+    await vfs.rename(1, b"a", 1, b"b", 2)
+    assert (await vfs.lookup(1, b"a")).ino == b.ino
+    assert (await vfs.lookup(1, b"b")).ino == a.ino
+    with refused(Code.NOT_FOUND):
+        await vfs.rename(1, b"a", 1, b"missing", 2)
+    with refused(Code.INVALID):
+        await vfs.rename(1, b"a", 1, b"b", 4)
+
+
+async def test_renaming_one_name_of_a_file_to_another_of_it_does_nothing(mounts) -> None:
+    vfs = await mounts.start()
+    row = await mounts.file(1, b"a")
+    await vfs.link(row.ino, 1, b"b")
+    await vfs.rename(1, b"a", 1, b"b", 0)
+    assert await mounts.names(1) == [b".", b"..", b"a", b"b"]
+
+
+async def test_an_unlinked_open_file_lives_until_its_last_release(mounts, root) -> None:
+    vfs = await mounts.start()
+    row = await mounts.file(1, b"f", b"bytes")
+    opened = await vfs.open(row.ino, os.O_RDWR, root)
+    await vfs.unlink(1, b"f")
+    assert await vfs.read(opened.fh, 0, 10) == b"bytes"
+    assert await vfs.write(opened.fh, 5, b" more") == 5
+    assert (await vfs.getattr(row.ino)).nlink == 0
+    await mounts.settle()
+    assert mounts.server.rows.orphans == {row.ino}
+    await vfs.release(opened.fh)
+    await mounts.settle()
+    assert row.ino not in mounts.server.rows.inodes
+    with refused(Code.NOT_FOUND):
+        await vfs.getattr(row.ino)
+
+
+async def test_orphans_of_a_killed_mount_end_with_its_incarnation(mounts, root) -> None:
+    vfs = await mounts.start()
+    row = await mounts.file(1, b"f", b"bytes")
+    await vfs.open(row.ino, os.O_RDWR, root)
+    await vfs.unlink(1, b"f")
+    await mounts.settle()
+    await mounts.again()
+    await mounts.vfs.core.shipper.ship_once()
+    assert mounts.server.closed == [1]
+    assert not mounts.server.rows.orphans
+
+
+async def test_by_default_everything_is_shown_as_the_mounting_users(mounts, user) -> None:
+    vfs = await mounts.start(OwnerPolicy(False, 500, 501))
+    row = await mounts.file(1, b"f", caller=Caller(7, 8, 1, 0))
+    shown = await vfs.setattr(row.ino, SetattrRequest(uid=9, gid=10), user)
+    assert (shown.uid, shown.gid) == (500, 501)
+    assert (await vfs.getattr(1)).uid == 500
+    await mounts.again(OwnerPolicy(True, 0, 0))
+    kept = await mounts.vfs.lookup(1, b"f")
+    assert (kept.uid, kept.gid) == (9, 10)
+
+
+async def test_extended_attributes_are_set_listed_and_removed(mounts) -> None:
+    vfs = await mounts.start()
+    row = await mounts.file(1, b"f")
+    with refused(Code.NO_ATTR):
+        await vfs.getxattr(row.ino, b"user.a")
+    await vfs.setxattr(row.ino, b"user.a", b"1", 0)
+    await vfs.setxattr(row.ino, b"user.b", b"2", 1)
+    with refused(Code.EXISTS):
+        await vfs.setxattr(row.ino, b"user.b", b"2", 1)
+    await mounts.again()
+    assert sorted(await mounts.vfs.listxattr(row.ino)) == [b"user.a", b"user.b"]
+    await mounts.vfs.removexattr(row.ino, b"user.a")
+    with refused(Code.NO_ATTR):
+        await mounts.vfs.removexattr(row.ino, b"user.a")
+    await mounts.settle()
+    await assert_same(mounts.vfs, mounts.server, mounts.disk)
+
+
+async def test_a_read_only_space_refuses_every_change(mounts, root) -> None:
+    vfs = await mounts.start()
+    row = await mounts.file(1, b"f")
+    mounts.rights.read_only = True
+    for attempt in (
+        vfs.mkdir(1, b"d", 0o755, root),
+        vfs.unlink(1, b"f"),
+        vfs.rename(1, b"f", 1, b"g", 0),
+        vfs.link(row.ino, 1, b"g"),
+        vfs.setattr(row.ino, SetattrRequest(mode=0), root),
+        vfs.setattr(row.ino, SetattrRequest(size=0), root),
+        vfs.setxattr(row.ino, b"user.a", b"", 0),
+        vfs.open(row.ino, os.O_RDWR, root),
+    ):
+        with refused(Code.READ_ONLY):
+            await attempt
+    assert (await vfs.open(row.ino, os.O_RDONLY, root)).fh
+
+
+async def test_a_used_up_quota_of_inodes_is_told_at_once(mounts, root) -> None:
+    vfs = await mounts.start()
+    mounts.rights.quota_inodes = 3
+    await mounts.file(1, b"a")
+    await mounts.file(1, b"b")
+    with refused(Code.QUOTA):
+        await vfs.mkdir(1, b"c", 0o755, root)
+    await vfs.unlink(1, b"a")
+    await vfs.mkdir(1, b"c", 0o755, root)
+    room = await vfs.statfs()
+    assert (room.inodes, room.inodes_free) == (3, 0)
