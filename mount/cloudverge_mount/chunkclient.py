@@ -13,7 +13,8 @@ from cloudverge_protocol.ids import ServerId
 from cloudverge_protocol.messages import Place
 
 CONNECT_TIMEOUT_S = 3.0
-LOOP_SHARE = 0.2  # weight of a new latency in the average
+NEW_SHARE = 0.2  # weight of a new latency in the average
+FADE_S = 10.0  # half of what is known of a server's speed is forgotten in this time
 SHUN_S = 3.0  # a server that failed is asked last for so long
 FIRST_GUESS_S = 0.005
 
@@ -21,21 +22,29 @@ FIRST_GUESS_S = 0.005
 class Standing:
     """What is known of one server as a source of reads."""
 
-    __slots__ = ("failed_at", "in_flight", "latency_s")
+    __slots__ = ("_answered_at", "failed_at", "in_flight", "latency_s")
 
     def __init__(self) -> None:
         self.latency_s = FIRST_GUESS_S
+        self._answered_at = 0.0
         self.in_flight = 0
         self.failed_at = -1e9
 
-    def answered(self, elapsed_s: float) -> None:
-        """A read of usual size took so long."""
-        self.latency_s += LOOP_SHARE * (elapsed_s - self.latency_s)
+    def answered(self, elapsed_s: float, now: float) -> None:
+        """A read of usual size took so long (or longer, if it was overtaken)."""
+        known = self.expected_s(now)
+        self.latency_s = known + NEW_SHARE * (elapsed_s - known)
+        self._answered_at = now
+
+    def expected_s(self, now: float) -> float:
+        """How long a read should take. What is known fades, so a server that was slow is tried again."""
+        faded: float = 0.5 ** ((now - self._answered_at) / FADE_S)
+        return FIRST_GUESS_S + (self.latency_s - FIRST_GUESS_S) * faded
 
     def cost(self, now: float) -> float:
         """The lower, the sooner an answer is to be expected."""
         penalty = 1e3 if now < self.failed_at + SHUN_S else 0.0
-        return penalty + self.latency_s * (1 + self.in_flight)
+        return penalty + self.expected_s(now) * (1 + self.in_flight)
 
 
 class ChunkClients:

@@ -30,7 +30,10 @@ PATIENCE_S = 10.0  # a read may have waited for a fetch ahead of need before
 HEDGE_AT_LEAST_S = 0.04
 HEDGE_FACTOR = 4.0
 LOOK_EVERY_S = 0.02
+HEDGES_PER_READ = 0.1  # so that servers that are slow because of too much work do not get twice as much
+HEDGES_AT_ONCE = 4.0
 LOOK_FOR_S = 1.0  # the hedger goes on looking so long after the last request
+LISTING_WITHIN_S = 2.0
 LATENCY_BYTES = 256 * 1024  # a read of this size counts as one latency
 AHEAD = "ahead"  # the purpose of reads that nobody waits for: tried once
 OF_THE_REPLICA = {Code.DAMAGED, Code.BAD_CHECKSUM, Code.NO_CHUNK}
@@ -70,6 +73,7 @@ class Sources:
         self._tickets = tickets
         self._damage = damage
         self._under_way: set[_Attempt] = set()
+        self._hedges_left = HEDGES_AT_ONCE
         self._looking_until = 0.0
         self._look = trio.Event()
 
@@ -119,9 +123,11 @@ class Sources:
     async def _hedged(self, attempt: _Attempt, place: Place) -> Run:
         """Ask ``place``; while it is late another replica may be asked too, and the first good answer counts."""
         now = trio.current_time()
-        late = max(HEDGE_AT_LEAST_S, HEDGE_FACTOR * self._expected_s(attempt, place))
+        standing, shares = self._clients.standing(place.server), _shares(attempt.end - attempt.start)
+        late = max(HEDGE_AT_LEAST_S, HEDGE_FACTOR * standing.expected_s(now) * shares)
         attempt.hedge_at = now + late
         if attempt.rest:
+            self._hedges_left = min(HEDGES_AT_ONCE, self._hedges_left + HEDGES_PER_READ)
             self._under_way.add(attempt)
             self._looking_until = now + LOOK_FOR_S
             if not self._look.is_set():
@@ -138,11 +144,9 @@ class Sources:
             self._under_way.discard(attempt)
         if attempt.result is None:
             raise Unavailable(Code.TIMEOUT, f"chunk {attempt.chunk}: no replica answered")
+        overtaken_at = trio.current_time()
+        standing.answered((overtaken_at - now) / shares, overtaken_at)
         return attempt.result
-
-    def _expected_s(self, attempt: _Attempt, place: Place) -> float:
-        shares = max(1.0, (attempt.end - attempt.start) / LATENCY_BYTES)
-        return self._clients.standing(place.server).latency_s * shares
 
     async def hedge(self, nursery: trio.Nursery) -> None:
         """Watch over requests under way, for ever."""
@@ -153,6 +157,9 @@ class Sources:
             await trio.sleep(LOOK_EVERY_S)
             now = trio.current_time()
             for attempt in [a for a in self._under_way if a.hedged is None and now > a.hedge_at]:
+                if self._hedges_left < 1.0:
+                    break
+                self._hedges_left -= 1.0
                 attempt.hedged = trio.Event()
                 nursery.start_soon(self._overtake, attempt, attempt.hedged)
 
@@ -179,14 +186,28 @@ class Sources:
         except CloudVergeError as error:
             if isinstance(error, Unavailable):
                 standing.failed_at = trio.current_time()
-            if error.code in OF_THE_REPLICA:
+            if (
+                error.code in OF_THE_REPLICA
+                and attempt.need > attempt.start
+                and (error.code != Code.NO_CHUNK or await self._is_listed(attempt.chunk, place))
+            ):
                 self._blame(attempt, place, error)
             raise
         finally:
             standing.in_flight -= 1
-        shares = max(1.0, len(run.data) / LATENCY_BYTES)
-        standing.answered((trio.current_time() - started) / shares)
+        now = trio.current_time()
+        standing.answered((now - started) / _shares(len(run.data)), now)
         return run
+
+    async def _is_listed(self, chunk: ChunkId, place: Place) -> bool:
+        """Whether the server should have the chunk, or only had it when we last asked."""
+        with trio.move_on_after(LISTING_WITHIN_S):
+            try:
+                places = await self._locations.ask(chunk)
+            except CloudVergeError:
+                return False
+            return any(each.server == place.server for each in places)
+        return False
 
     async def _ask_twice(self, attempt: _Attempt, place: Place) -> Run:
         """Once more with fresh tickets if the server did not believe the first."""
@@ -207,8 +228,6 @@ class Sources:
         return verified(attempt.chunk, attempt.start, attempt.need, reply, body)
 
     def _blame(self, attempt: _Attempt, place: Place, error: CloudVergeError) -> None:
-        if attempt.need <= attempt.start:
-            return  # nobody knew whether there is anything: a guess ahead
         log.warning(
             "a replica gave no good bytes, reading from another",
             chunk=attempt.chunk,
@@ -231,6 +250,11 @@ def verified(chunk: ChunkId, start: int, need: int, reply: ReadReply, body: memo
         end = reply.start + len(body)
         raise ChunkFault(Code.DAMAGED, f"chunk {chunk}: a replica ends at {end}, bytes up to {need} exist")
     return Run(chunk, reply.start, body)
+
+
+def _shares(length: int) -> float:
+    """How many reads of usual size one of ``length`` bytes counts for."""
+    return max(1.0, length / LATENCY_BYTES)
 
 
 def _worst(errors: Sequence[CloudVergeError]) -> CloudVergeError:

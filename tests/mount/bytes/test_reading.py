@@ -54,7 +54,7 @@ async def test_a_rotten_replica_is_passed_over_reported_and_shown(open_mount):
         await stored(mount, data)
         rotten, good = [s for s in mount.cluster.chunkservers.values() if s.chunks]
         rotten.rotten = set(rotten.chunks)
-        mount.content._clients.standing(good.server).latency_s = 10.0
+        mount.content._clients.standing(good.server).answered(1e4, trio.current_time())
         for offset in range(0, 200_000, 50_000):
             mount.content._cache.clear()
             assert await mount.names.read(INO, offset, 50_000) == data[offset : offset + 50_000]
@@ -80,7 +80,7 @@ async def test_a_replica_without_the_chunk_is_passed_over_and_shown(open_mount):
         await stored(mount, data)
         holders = [s for s in mount.cluster.chunkservers.values() if s.chunks]
         holders[0].chunks.clear()
-        mount.content._clients.standing(holders[1].server).latency_s = 10.0
+        mount.content._clients.standing(holders[1].server).answered(1e4, trio.current_time())
         for _ in range(4):
             mount.content._cache.clear()
             assert await mount.names.read(INO) == data
