@@ -266,6 +266,11 @@ class Content:
         if uploader is not None:
             uploader.closed(file)
 
+    def is_spilled(self, ino: InodeId) -> bool:
+        """Whether a kill would lose no byte of ``ino``: a ``close`` may find the cache disk full."""
+        file = self._files.get(ino)
+        return file is None or not file.unspilled
+
     def spilled_through(self, ino: InodeId) -> int:
         """Spill records of ``ino`` numbered this or lower are superseded by what is entered or cut so far.
 

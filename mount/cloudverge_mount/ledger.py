@@ -77,6 +77,7 @@ class Bytes(Protocol):
 
     def is_dirty(self, ino: InodeId) -> bool: ...
     def close(self, ino: InodeId) -> None: ...
+    def is_spilled(self, ino: InodeId) -> bool: ...
     def cut(self, ino: InodeId, size: int) -> None: ...
     def drop(self, ino: InodeId) -> None: ...
     def spill_committed(self, ino: InodeId, through: int) -> None: ...
@@ -201,12 +202,16 @@ class Ledger:
         self, op: Operation, sources: tuple[int, ...], settles: tuple[int, int] | None, inodes: int
     ) -> None:
         hold, met = self._hold + 1, self._met(op)
-        waits = tuple((InodeId(ino), self.spills.last(ino)) for ino in sources)
+        waits = tuple((InodeId(ino), self._reached(InodeId(ino))) for ino in sources)
         segment = self.journal.append(HELD, encode(HeldRecord(hold, op, met, waits)))
         self._hold = hold
         self.needs.add(segment)
         self.quota.entered_inodes += inodes
         self.holding.add(Held(hold, op, met, Carried(segment, (), settles, 0, inodes)), waits)
+
+    def _reached(self, ino: InodeId) -> int:
+        """The spill number that stands for all bytes of a dirty file as of now; 0: only settling does."""
+        return self.spills.last(ino) if self.content.is_spilled(ino) else 0
 
     def _overtake(self, op: Operation) -> None:
         for ino in (getattr(op, "ino", 0), getattr(op, "target", 0)):
