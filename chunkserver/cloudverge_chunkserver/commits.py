@@ -57,11 +57,15 @@ class Commits:
             running = self._running.get(chunk)
             if running is None:
                 running = self._running[chunk] = asyncio.create_task(self._commit(chunk))
-                running.add_done_callback(lambda _: self._running.pop(chunk, None))
             await asyncio.shield(running)
 
     async def _commit(self, chunk: OpenChunk) -> None:
-        await self._workers.run(self._sync, chunk, chunk.length, chunk.log_end)
+        try:
+            await self._workers.run(self._sync, chunk, chunk.length, chunk.log_end)
+        finally:
+            # Not in a done callback: that runs a turn later, and who came in between would find a finished
+            # sync, wait for it without yielding, and spin for ever.
+            del self._running[chunk]
 
     def _sync(self, chunk: OpenChunk, length: int, log_end: int) -> None:
         """In a thread: the loop alone changes the chunk, but for these four fields."""
