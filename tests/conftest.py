@@ -19,7 +19,7 @@ __all__ = ["anyio_backend", "database", "postgres"]
 
 _calm = (HealthCheck.too_slow, HealthCheck.data_too_large)
 settings.register_profile("dev", max_examples=50, deadline=None, suppress_health_check=_calm)
-settings.register_profile("ci", max_examples=500, deadline=None, suppress_health_check=_calm)
+settings.register_profile("ci", max_examples=100, deadline=None, suppress_health_check=_calm)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 
