@@ -40,14 +40,14 @@ class ChunkYard:
         *,
         is_named: Callable[[ChunkId], bool],
         done: Callable[[ChunkId], None],
-        damaged: Callable[[str], None],
+        short: Callable[[ChunkId], None],
     ) -> None:
         self._meta = meta
         self._rights = rights
         self._tickets = tickets
         self._is_named = is_named  # whether a landed byte in the chunk waits to be entered
         self._done = done
-        self._damaged = damaged
+        self._short = short  # a sealed chunk lacks bytes that were durable
         self._spares: list[ChunkGrant] = []
         self._avoid: dict[ServerId, float] = {}
         self._retired: dict[ChunkId, Chain] = {}
@@ -181,7 +181,7 @@ class ChunkYard:
             return False
         if sealed.damaged or sealed.length < chain.durable:
             log.warning("sealed chunk is short of its durable length", chunk=chunk, length=sealed.length)
-            self._damaged(f"chunk {chunk}: no reachable copy holds all of its durable bytes yet")
+            self._short(chunk)
         self._close(chain)
         return True
 

@@ -65,7 +65,7 @@ class Uploader:
         self._sink = sink
         self._note = note
         self._yard = ChunkYard(
-            meta, rights, tickets, is_named=self._is_named, done=sink.chunk_done, damaged=note
+            meta, rights, tickets, is_named=self._is_named, done=sink.chunk_done, short=self._fell_short
         )
         self._lanes: dict[LaneName, Lane] = {
             name: Lane(
@@ -272,6 +272,15 @@ class Uploader:
             assert chain is not None, "a landed chunk keeps its chain until nothing waits in it"
             receipts += chain.receipts
         return tuple(receipts)
+
+    def _fell_short(self, chunk: ChunkId) -> None:
+        """A sealed chunk lacks bytes it had receipts for: what is not entered yet goes elsewhere."""
+        self._note(f"chunk {chunk}: no reachable copy holds all of its durable bytes yet")
+        for file in list(self._held):
+            if file.lands_in(chunk):
+                file.lift()
+                self.packer.retry(file)
+        self._wake(0.0)
 
     def _chain_beside(self, name: LaneName) -> Chain | None:
         """The chain of the other lane."""

@@ -5,6 +5,7 @@ The names side is a dictionary; the metaserver, the chunkservers and the disks a
 
 import os
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -36,6 +37,14 @@ class Names:
         self.size = {}
         self.journaled = {}
         self.extents = {}
+        self.receipts = ()
+        self.commit = None
+
+    async def flush(self, ino):
+        """An fsync: durable, and the metaserver knows it."""
+        await self.content.flush(ino)
+        receipts, self.receipts = self.receipts, ()
+        await self.commit(receipts)
 
     async def file_extents(self, ino, offset, length):
         return clip(self.extents.get(ino, ()), offset, offset + length)
@@ -48,6 +57,7 @@ class Names:
             proofs = [r for r in receipts if r.chunk == extent.chunk]
             assert len({r.server for r in proofs}) == self.replicas
             assert all(r.length >= extent.chunk_offset + extent.length for r in proofs)
+        self.receipts += receipts
         self.journaled[ino] = max(self.journaled_size(ino), min(self.size.get(ino, 0), durable_below))
         self.extents[ino] = splice(self.extents.get(ino, ()), extents)
 
@@ -128,6 +138,7 @@ def content_on(tmp_path: Path):
                 rights = Rights(space, await meta.open_session(asked))
                 nursery.start_soon(renew_for_ever, meta, rights)
                 names = Names(replicas)
+                names.commit = partial(commit, meta, rights)
                 cache = tmp_path / "cache"
                 content = Content(meta, rights, device.hello, cache, names, Budgets(disk_cache_bytes=0))
                 names.content = content
@@ -138,6 +149,10 @@ def content_on(tmp_path: Path):
             await content.aclose()
 
     return opened
+
+
+async def commit(meta, rights, receipts):
+    await meta.batch(m.Batch(rights.session, rights.incarnation, rights.lease_epoch, receipts, ()))
 
 
 async def renew_for_ever(meta, rights):
@@ -208,7 +223,7 @@ async def test_damaged_files_of_one_server_are_read_from_the_other_and_shown(mak
         data = os.urandom(3 * MIB)
         for kind in ("flipped", "truncated", "deleted"):
             await stream(names, INO, data, {})
-            await names.content.flush(INO)
+            await names.flush(INO)
             path = chunk_files(cluster, "chunkserver-1")[-1]
             spoil(path, kind)
             names.content.damage.clear()
@@ -236,7 +251,7 @@ async def test_both_copies_damaged_give_an_error_and_never_wrong_bytes(make_clus
     async with content_on(cluster) as names:
         data = os.urandom(2 * MIB)
         await stream(names, INO, data, {})
-        await names.content.flush(INO)
+        await names.flush(INO)
         for server in cluster.chunkservers():
             for path in chunk_files(cluster, server):
                 spoil(path, "flipped")
