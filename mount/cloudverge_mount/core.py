@@ -14,6 +14,7 @@ import trio
 from cloudverge_mount.aside import Aside
 from cloudverge_mount.gate import Gate
 from cloudverge_mount.handles import Handles
+from cloudverge_mount.holding import Held
 from cloudverge_mount.ledger import Ledger
 from cloudverge_mount.loader import Loader
 from cloudverge_mount.localset import NotLoaded
@@ -28,9 +29,10 @@ from cloudverge_protocol.inodes import Inode
 
 T = TypeVar("T")
 
-HELD_MAX: Final = 50_000  # operations held at a time
+HELD_MAX: Final = 20_000  # operations held at a time
 ROOM_PATIENCE_S: Final = 25.0
 IDS_AT_ONCE: Final = 2  # the most that one operation takes
+ROUNDS_MAX: Final = 20
 TRIES_MAX: Final = 1000  # each of which has loaded something
 
 
@@ -174,7 +176,7 @@ class Core:
         """Until all of this inode is durable and committed, without waiting for what does not meet it."""
         self._raise_failure(ino)
         await self.content.flush(InodeId(ino))
-        await self._flush_sources(lambda: self.holding.sources_before(ino))
+        await self._entered(self.holding.before(ino))
         await self.shipper.barrier()
         self._raise_failure(ino)
 
@@ -182,21 +184,22 @@ class Core:
         """Until everything done so far is durable and committed."""
         told = self.aside.reasons
         await self.content.flush_all()
-        await self._flush_sources(
-            lambda: {ino for held in self.holding.held.values() for ino in held.sources}
-        )
+        await self._entered(list(self.holding.held.values()))
         await self.shipper.barrier()
         if self.aside.reasons is not told:
             raise Unavailable(Code.INTERNAL, self.aside.reasons[-1])
 
-    async def _flush_sources(self, sources: Callable[[], set[int]]) -> None:
-        """Flush the files that held operations wait for; those that came later need not be waited for."""
-        self.ledger.retry()
-        todo: Sequence[int] = sorted(sources())
-        for ino in todo:
-            await self.content.flush(InodeId(ino))
-        if todo:
+    async def _entered(self, held: Sequence[Held]) -> None:
+        """Until these held operations have entered (or were set aside): the bytes they wait for are stored."""
+        for _ in range(ROUNDS_MAX):
+            waiting = [one for one in held if self.holding.holds(one)]
+            if not waiting:
+                return
+            for ino in sorted({ino for one in waiting for ino in one.sources}):
+                await self.content.flush(InodeId(ino))
+            await self.gate.passed()
             self.ledger.retry()
+        raise Unavailable(Code.TIMEOUT, "files that a rename waits for are written all the time")
 
     def _raise_failure(self, ino: int) -> None:
         failure = self.aside.take_failure(ino)

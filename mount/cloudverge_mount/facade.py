@@ -76,7 +76,7 @@ class Vfs(Files, Listing, Xattrs):
                 self._behind.set()
 
     async def _take_in_foreign(self) -> None:
-        found = await self._catch_up.foreign(self.seq, _everything())
+        found = await self._catch_up.foreign(self.seq, None)
         if found is None:
             _log.error("too much has happened in the space meanwhile: mount it again")
             self.core.aside.reasons.append("the space was changed elsewhere: mount it again")
@@ -134,13 +134,3 @@ class Vfs(Files, Listing, Xattrs):
         finally:
             self.core.ledger.journal.close()
             self.core.rows.replica.close()
-
-
-def _everything() -> dict[int, int]:
-    """Every entry of ours is known while we run."""
-    return _Everything()
-
-
-class _Everything(dict[int, int]):
-    def get(self, key: int, default: Any = None) -> int:  # noqa: ANN401
-        return 1 << 63

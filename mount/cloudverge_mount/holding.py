@@ -82,18 +82,20 @@ class Holding:
         """Whether a held operation meets this inode."""
         return ino in self._last
 
-    def sources_before(self, ino: int) -> set[int]:
-        """The files whose bytes must be durable before all that meets ``ino`` now has entered."""
-        found: set[int] = set()
-        seen: set[int] = set()
+    def holds(self, held: Held) -> bool:
+        """Whether this one still waits."""
+        return self.held.get(held.hold) is held
+
+    def before(self, ino: int) -> list[Held]:
+        """The held operations that must enter before all that meets ``ino`` now has entered."""
+        seen: dict[int, Held] = {}
         todo = [held for held in (self._last.get(ino), self._before.get(ino)) if held is not None]
         while todo:
             held = todo.pop()
             if held.hold not in seen:
-                seen.add(held.hold)
-                found.update(held.sources)
+                seen[held.hold] = held
                 todo.extend(held.preds)
-        return found
+        return list(seen.values())
 
     def after(self, met: Collection[int]) -> list[Held]:
         """The held operations that meet one of these inodes, or meet one that does, in order."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import structlog
+import trio
 
 from cloudverge_mount.holding import Held
 from cloudverge_mount.ledger import Ledger, made
@@ -26,7 +27,7 @@ from cloudverge_protocol.ids import InodeId
 from cloudverge_protocol.operations import Operation, Write
 from cloudverge_protocol.rules import apply
 
-SLICE = 1000  # operations whose rows are loaded together
+SLICE = 500  # operations whose rows are loaded together
 
 _log = structlog.get_logger()
 
@@ -67,6 +68,7 @@ class Rebase:
         operations = iter(list(self._uncommitted()))
         while part := list(islice(operations, SLICE)):
             await self._preload(op for op, _ in part)
+            await trio.lowlevel.checkpoint()
             for op, held in part:
                 try:
                     await self._do(op)

@@ -83,10 +83,11 @@ class CatchUp:
         self._rights = rights
         self._source = source
 
-    async def foreign(self, since: int, known: dict[int, int]) -> tuple[Touched, int] | None:
+    async def foreign(self, since: int, known: dict[int, int] | None) -> tuple[Touched, int] | None:
         """The rows that others touched since, and the seq reached. None: begin a new replica.
 
-        ``known``: of each incarnation of ours, the highest entry number that is in journal or replica.
+        ``known``: of each incarnation of ours, the highest entry number that is in journal or replica; None
+        for a mount that is running, which knows all of them.
         """
         touched, count = nothing_touched(), 0
         while True:
@@ -100,7 +101,7 @@ class CatchUp:
                 if entry.session != self._rights.session:
                     touched.add(entry.op)
                     count += 1
-                elif entry.number > known.get(entry.incarnation, 0):
+                elif known is not None and entry.number > known.get(entry.incarnation, 0):
                     return None
                 since = entry.seq
             if not reply.entries or since >= reply.seq:

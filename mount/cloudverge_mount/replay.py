@@ -18,6 +18,8 @@ from cloudverge_mount.records import (
     ASIDE,
     COMING,
     ENTRY,
+    FORMAT,
+    HEADER,
     HELD,
     RELEASED,
     SETTLED,
@@ -26,6 +28,7 @@ from cloudverge_mount.records import (
     AckedRecord,
     AsideRecord,
     ComingRecord,
+    HeaderRecord,
     HeldRecord,
     ReleasedRecord,
     SettledRecord,
@@ -34,6 +37,7 @@ from cloudverge_mount.records import (
 from cloudverge_mount.rowkeys import nothing_touched
 from cloudverge_mount.spillrecord import Spilled
 from cloudverge_protocol.codec import decode
+from cloudverge_protocol.errors import Code, ProtocolFault
 from cloudverge_protocol.ids import InodeId
 from cloudverge_protocol.inodes import Extents
 from cloudverge_protocol.operations import Operation, Truncate, Write
@@ -62,6 +66,13 @@ class Verdicts:
         if found.kind == ACKED:
             acked = decode(AckedRecord, found.payload)
             self._acked = max(self._acked, (acked.incarnation, acked.number))
+        elif found.kind == HEADER:
+            header = decode(HeaderRecord, found.payload)
+            if header.format > FORMAT:
+                raise ProtocolFault(
+                    Code.VERSION,
+                    f"the journal has format {header.format}, this program knows {FORMAT}: use the newer one",
+                )
         elif found.kind == ASIDE:
             aside = decode(AsideRecord, found.payload)
             self.aside.update(aside.entries)

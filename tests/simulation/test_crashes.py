@@ -319,7 +319,7 @@ class World:
         vfs = self.vfs
         row = await vfs.lookup(parent, name)
         ino = row.ino
-        if kind in ("rename", "link"):
+        if kind in ("rename", "fsync", "link"):
             new_parent, new_name = await self.find(c % 3, b + c)
             had = await self.content(ino) if row.is_file else b""
             there = None
@@ -358,6 +358,14 @@ class World:
 
     async def content_step(self, kind: str, ino: int, a: int, b: int, c: int) -> None:
         vfs = self.vfs
+        if kind == "fsync":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(vfs.core.shipper.run)
+                await vfs.core.fsync(ino)
+                nursery.cancel_scope.cancel()
+            assert contents_of(self.server, self.disk, ino) == await self.content(ino)
+            await self.changed(ino, is_safe=True)
+            return
         if kind == "upload":
             self.bytes.upload(ino, 2 if c % 2 else 1 << 60)
             return
@@ -386,8 +394,8 @@ class World:
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 KINDS = (
     "mkdir", "mkdir", "rmdir", "swap folders", "create", "create", "symlink", "unlink", "ship", "ship", "replica",
-    "new chunk", "sync", "reopen", "rename", "rename", "rename", "link", "setattr", "xattr", "upload", "upload",
-    "write", "write", "write", "truncate", "close", "close", "release", "kill", "kill",
+    "new chunk", "sync", "reopen", "rename", "rename", "rename", "fsync", "link", "setattr", "xattr", "upload",
+    "upload", "write", "write", "write", "truncate", "close", "close", "release", "kill", "kill",
 )  # fmt: skip
 
 small = st.integers(0, 17)
@@ -413,7 +421,7 @@ async def live(program) -> None:
             except CloudVergeError as error:
                 event(f"{kind}: {error.code.name}")
             # a program may be killed inside this step, but not before an answer that reached the server
-            if kind in ("ship", "sync", "reopen"):
+            if kind in ("ship", "sync", "reopen", "fsync"):
                 began = world.journal.end
         await world.check_view()
         for fh in list(world.handles.values()):

@@ -125,8 +125,8 @@ def test_fsync_learns_which_files_must_be_stored_first() -> None:
     holding = Holding()
     holding.add(rename(1, Y), [(Y, 0)])
     holding.add(Held(2, Setattr(X, 0), (FOLDER, X)))
-    assert holding.sources_before(X) == {Y}
-    assert holding.sources_before(99) == set()
+    assert {ino for held in holding.before(X) for ino in held.sources} == {Y}
+    assert holding.before(99) == []
 
 
 def test_what_is_given_up_takes_along_all_that_meets_it() -> None:
