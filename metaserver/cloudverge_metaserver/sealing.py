@@ -147,6 +147,11 @@ class Sealer:
             place.server: None if state is None else state.length
             for place, state in zip(begun.places, answers, strict=True)
         }
+        damaged = {
+            place.server
+            for place, state in zip(begun.places, answers, strict=True)
+            if state is not None and state.state == "DAMAGED"
+        }
         async with self._database.on_space(space) as connection:
             facts = (await load_chunks(connection, space, (chunk,))).get(chunk)
             if facts is None or facts.state == ChunkState.DELETED:
@@ -155,7 +160,7 @@ class Sealer:
                 return ChunkSealed(facts.durable, False)
             if facts.epoch != begun.epoch:
                 raise Unavailable(Code.UNAVAILABLE, f"chunk {chunk} is being sealed by another server")
-            plan = plan_seal(facts.durable, facts.committed_end, verified)
+            plan = plan_seal(facts.durable, facts.committed_end, verified, damaged)
             durable = await self._record(connection, chunk, plan)
         if plan.damaged or plan.dropped:
             _log.warning(

@@ -45,3 +45,13 @@ def test_nobody_reaching_the_promise_is_damage_and_drops_nobody():
 
 def test_nobody_reachable_is_damage_even_for_an_empty_chunk():
     assert plan_seal(0, 0, {1: None, 2: None}).damaged
+
+
+def test_a_damaged_replica_does_not_lower_the_seal_below_what_a_sound_one_has():
+    plan = plan_seal(0, 0, {1: 262_144, 2: 3_145_728}, damaged={1})
+    assert (plan.length, plan.members, plan.dropped) == (3_145_728, (2,), (1,))
+
+
+def test_of_damaged_replicas_the_one_that_proves_most_is_kept():
+    plan = plan_seal(0, 0, {1: 100, 2: 300}, damaged={1, 2})
+    assert (plan.length, plan.members, plan.damaged) == (300, (2,), False)
