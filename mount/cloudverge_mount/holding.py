@@ -17,7 +17,7 @@ Rows are named by inode (see ``rowkeys``). A ChunkDone waits for the held Writes
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from cloudverge_protocol.operations import Operation, Write
+from cloudverge_protocol.operations import Operation, Setattr, Write
 
 
 class Held:
@@ -49,6 +49,7 @@ class Holding:
         self._waiting: dict[int, list[Held]] = {}  # inode -> those that wait for its bytes, in order
         self._before: dict[int, Held | None] = {}  # inode -> what precedes the first of those
         self._writes: dict[int, set[Held]] = {}  # chunk -> held Writes that name it
+        self._setattrs: dict[int, int] = {}  # inode -> how many held Setattrs it has
 
     def __len__(self) -> int:
         return len(self.held)
@@ -73,6 +74,10 @@ class Holding:
     def waits_for(self, ino: int) -> bool:
         """Whether an operation waits for this file's bytes: they must not be thrown away."""
         return ino in self._waiting
+
+    def sets_attributes(self, ino: int) -> bool:
+        """Whether a held operation will set mode, owner or times of this file to given values."""
+        return ino in self._setattrs
 
     def waiting_for(self) -> list[int]:
         """The inodes whose bytes are waited for."""
@@ -121,6 +126,8 @@ class Holding:
             if before is not None and before is not held:
                 self._link(before, held)
             self._last[ino] = held
+        if type(held.op) is Setattr:
+            self._setattrs[held.op.ino] = self._setattrs.get(held.op.ino, 0) + 1
         self.held[held.hold] = held
 
     def add_done(self, held: Held, chunk: int) -> None:
@@ -213,6 +220,10 @@ class Holding:
                 del self._last[ino]
             if self._before.get(ino) is held:
                 self._before[ino] = None
+        if type(held.op) is Setattr:
+            left = self._setattrs.pop(held.op.ino) - 1
+            if left:
+                self._setattrs[held.op.ino] = left
         if isinstance(held.op, Write):
             for chunk in {extent.chunk for extent in held.op.extents}:
                 writes = self._writes[chunk]

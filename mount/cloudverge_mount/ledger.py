@@ -357,7 +357,7 @@ class Ledger:
             self._enter_write(op, receipts, settles, growth, through)
             ready = holding.write_passed(ino, through)
         self.local.commit()
-        if passes and pending.ctime_ns is not None:
+        if passes and (pending.ctime_ns is not None or (pending.is_set and holding.sets_attributes(ino))):
             self._restate.add(ino)
         pending.growth -= growth
         self.quota.dirty_bytes -= growth

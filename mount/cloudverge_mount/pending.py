@@ -42,9 +42,14 @@ class Pending:
         """A Write or Truncate has carried times and mode into the row."""
         self.mtime_ns = self.ctime_ns = self.mode = None
 
+    @property
+    def is_set(self) -> bool:
+        """Whether times or mode are to change."""
+        return (self.mtime_ns, self.ctime_ns, self.mode) != NOTHING
+
     def differs(self, row: Inode) -> bool:
         """Whether the row does not say all this yet."""
-        return self.size != row.size or (self.mtime_ns, self.ctime_ns, self.mode) != NOTHING
+        return self.size != row.size or self.is_set
 
     def over(self, row: Inode) -> Inode:
         """The row as it is seen locally."""

@@ -17,11 +17,12 @@ import structlog
 import trio
 
 from cloudverge_mount.ledger import Ledger
-from cloudverge_mount.outbox import Item
+from cloudverge_mount.outbox import Item, entry_of
 from cloudverge_mount.records import ACKED, AckedRecord, encode
 from cloudverge_protocol.errors import CloudVergeError, Code, Denied, Unavailable, make_error
 from cloudverge_protocol.ids import EntryNumber, Epoch, Incarnation, SessionId
 from cloudverge_protocol.messages import Batch, BatchReply, Empty, IncarnationClose, Message, Receipt
+from cloudverge_protocol.operations import Reap
 
 GATHER_S: Final = 0.1
 BATCH_ENTRIES: Final = 2000
@@ -75,6 +76,7 @@ class Shipper:
         self._hiccups = 0
         self._outbox.on_push = self._pushed
         self._busy = trio.Lock()
+        self._close_after: int | None = None
         self.old: set[int] = set()  # incarnations to be closed once their entries are shipped
         self.old_orphans: set[int] = set()  # and these, unlinked under them, are not open any more
         self.trouble = ""
@@ -175,7 +177,10 @@ class Shipper:
         if isinstance(error, Denied) and error.code in (Code.FENCED, Code.UNAUTHORIZED):
             raise error
         self._hiccups = 0
-        await self._set_aside(item, error)
+        if type(entry_of(item).op) is Reap:  # gone already: its incarnation was closed for us
+            self._ledger.committed(self._outbox.done(1))
+        else:
+            await self._set_aside(item, error)
         self._wake()
 
     async def _close_old(self) -> None:
@@ -183,9 +188,9 @@ class Shipper:
             return
         if not self.old_orphans.isdisjoint(self._ledger.rows.orphans):
             return
-        first = next(iter(self._outbox), None)
-        current = self._ledger.rights.incarnation
-        if first is not None and first.incarnation != current:
+        if self._close_after is None:
+            self._close_after = self._outbox.pushed  # reaps of those orphans among them
+        if self._outbox.settled < self._close_after:
             return
         rights = self._ledger.rights
         for old in sorted(self.old):
@@ -199,6 +204,7 @@ class Shipper:
             except CloudVergeError as error:
                 _log.warning("an old incarnation cannot be closed", incarnation=old, reason=error.message)
             self.old.discard(old)
+        self._close_after = None
 
     # --- barriers ----------------------------------------------------------------------------------------
 

@@ -121,13 +121,6 @@ async def truncate(mount: Mount, p: int) -> None:
     await mount.vfs.setattr(await mount.ino(p, b"f"), SetattrRequest(size=3), ROOT)
 
 
-async def reap(mount: Mount, p: int) -> None:
-    fh = (await mount.vfs.open(await mount.ino(p, b"f"), os.O_RDWR, ROOT)).fh
-    await mount.vfs.unlink(p, b"f")
-    await mount.ship()
-    await mount.vfs.release(fh)
-
-
 async def chunk_done(mount: Mount, p: int) -> None:
     mount.vfs.core.content.new_chunk()
 
@@ -143,7 +136,6 @@ KINDS = {
     op.Removexattr: remove_attribute,
     op.Write: write,
     op.Truncate: truncate,
-    op.Reap: reap,
     op.ChunkDone: chunk_done,
 }
 
@@ -175,7 +167,7 @@ async def test_a_refused_operation_is_set_aside_and_the_rest_goes_on(kind, tmp_p
     lines = [json.loads(line) for path in told_in for line in path.read_text().splitlines()]
     assert lines[0]["refused"]["message"] == code[1]
     assert lines[1]["operation"] == kind.__name__
-    if kind not in (op.Create, op.ChunkDone, op.Rmdir, op.Reap):
+    if kind not in (op.Create, op.ChunkDone, op.Rmdir):
         assert victim in told
         fh = (await vfs.open(victim, os.O_RDWR, ROOT)).fh
         with pytest.raises(CloudVergeError):
@@ -188,6 +180,23 @@ async def test_a_refused_operation_is_set_aside_and_the_rest_goes_on(kind, tmp_p
     await assert_same(again.vfs, server, mount.disk)
     assert any("set aside" in reason for reason in again.vfs.status()["degraded"])
     again.stop()
+
+
+async def test_a_refused_reap_is_no_loss_and_not_worth_a_word(tmp_path: Path) -> None:
+    mount, p, _ = await prepared(tmp_path)
+    fh = (await mount.vfs.open(await mount.ino(p, b"f"), os.O_RDWR, ROOT)).fh
+    await mount.vfs.unlink(p, b"f")
+    await mount.ship()
+    await mount.vfs.release(fh)
+    mount.server.refuse = lambda entry: (
+        (Code.STALE, "no orphan of yours") if type(entry.op) is op.Reap else None
+    )
+    await mount.file(p, b"later", b"bytes")
+    await mount.settle()
+    assert len(mount.server.refused) == 1
+    assert mount.vfs.status()["degraded"] == []
+    await assert_same(mount.vfs, mount.server, mount.disk)
+    mount.stop()
 
 
 async def test_held_operations_that_meet_a_refused_one_are_set_aside_too(tmp_path: Path) -> None:
