@@ -56,6 +56,8 @@ class Attributes:
     async def setattr(self, ino: int, changes: SetattrRequest, ctx: Caller) -> Inode:
         """chmod, chown, truncate, utimensat."""
         core = self.core
+        if changes.mode is None and (changes.uid, changes.gid, changes.size) != (None, None, None):
+            changes = changes._replace(mode=await self._mode_after(ino, changes, ctx))
         if changes.size is not None:
             await self.truncate(ino, changes.size, changes.mode)
             changes = changes._replace(size=None, mode=None)
@@ -67,6 +69,12 @@ class Attributes:
             except NotLoaded:
                 pass
         return await core.retry(self._setattr, ino, changes)
+
+    async def _mode_after(self, ino: int, changes: SetattrRequest, ctx: Caller) -> int | None:
+        """What chown (by anybody) and truncate (by others than root) leave of a file's mode; None: all of it."""
+        row = self.core.shown(await self.core.retry(self.core.row, ino))
+        given_away = changes.uid is not None or changes.gid is not None
+        return without_setid(row.mode) if not row.is_dir and (given_away or ctx.uid) else None
 
     def _setattr(self, ino: int, changes: SetattrRequest) -> Inode:
         core = self.core

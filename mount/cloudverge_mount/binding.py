@@ -9,6 +9,7 @@ that do not exist too; with an exclusive lease that may be long, because every c
 """
 
 import errno
+import stat
 from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
 from typing import Any, Final
@@ -37,6 +38,12 @@ EXCLUSIVE_CACHE_S: Final = 3600.0
 BLOCK_BYTES_SHOWN: Final = 64 * 1024  # st_blksize: what programs take as a good buffer
 SECTOR_BYTES: Final = 512  # the unit of st_blocks
 PERMISSION_BITS: Final = 0o7777
+SETID_OR_KIND: Final = stat.S_IFREG | stat.S_ISUID | stat.S_ISGID  # a write may clear the bits: see fusehook
+SETID_FILES: Final = (
+    stat.S_IFREG | stat.S_ISUID,
+    stat.S_IFREG | stat.S_ISGID,
+    stat.S_IFREG | stat.S_ISUID | stat.S_ISGID,
+)
 LISTING_START: Final = 64  # names asked for at first; then as many as the kernel's buffer took
 LISTING_MAX: Final = 2048
 
@@ -86,7 +93,8 @@ class Binding(pyfuse3.Operations):
         entry.st_atime_ns = inode.atime_ns
         entry.st_mtime_ns = inode.mtime_ns
         entry.st_ctime_ns = inode.ctime_ns
-        entry.entry_timeout = entry.attr_timeout = self._cache_s
+        entry.entry_timeout = self._cache_s
+        entry.attr_timeout = self._cache_s if inode.mode & SETID_OR_KIND not in SETID_FILES else 0.0
         return entry
 
     def _absent(self) -> EntryAttributes:

@@ -13,6 +13,8 @@ import trio
 
 from cloudverge_mount import shim
 from cloudverge_mount.binding import Binding
+from cloudverge_mount.fusehook import FuseHook
+from cloudverge_mount.importslots import Unsupported
 from cloudverge_mount.mountpoints import mounted_at, unmount_command
 from cloudverge_mount.options import MountOptions
 from cloudverge_protocol.errors import Code, Refused
@@ -43,11 +45,16 @@ class KernelMount:
         self._workers = workers
         self._mountpoint = mountpoint
         self._options = options
+        self._hook = FuseHook()
         self._device = ""
         self.ended = False
 
     def attach(self) -> None:
         """Mount; requests wait in the kernel until ``serve`` runs."""
+        try:
+            self._hook.install()
+        except Unsupported as reason:
+            _log.info("the kernel is asked for less than it could do", reason=str(reason))
         try:
             pyfuse3.init(self._binding, str(self._mountpoint), self._options)
         except RuntimeError as error:

@@ -1,11 +1,14 @@
 """Serve a MemoryFiles at a mountpoint: ``serve.py MOUNTPOINT FAULTS``, until it is unmounted.
 
 FAULTS is a file whose words say what should go wrong: ``raise:OPERATION``, ``hang:OPERATION``. It need not exist.
-``ready`` and the CPU time at the end go to stdout.
+``ready`` goes to stdout, and at the end a JSON object: the CPU time, the longest time another task had to wait for
+its turn, and how often each operation was asked for.
 """
 
+import collections
 import contextlib
 import functools
+import json
 import os
 import sys
 import time
@@ -17,6 +20,7 @@ from memoryfiles import MemoryFiles
 
 from cloudverge_mount import logs, shim
 from cloudverge_mount.binding import Binding
+from cloudverge_mount.fusehook import FuseHook
 
 
 class Faulty:
@@ -25,11 +29,13 @@ class Faulty:
     def __init__(self, files: MemoryFiles, faults: Path) -> None:
         self._files = files
         self._faults = faults
+        self.asked = collections.Counter()
 
     def __getattr__(self, operation: str):
         return functools.partial(self._run, operation, getattr(self._files, operation))
 
     async def _run(self, operation, function, *arguments):
+        self.asked[operation] += 1
         faults = ""
         with contextlib.suppress(FileNotFoundError):
             faults = self._faults.read_text()
@@ -44,7 +50,10 @@ class Faulty:
 async def serve(mountpoint: str, faults: Path, patience_s: float) -> None:
     files = MemoryFiles(os.getuid(), os.getgid())
     workers = shim.Workers(patience_s)
-    binding = Binding(Faulty(files, faults) if str(faults) != "-" else files, workers)
+    faulty = Faulty(files, faults)
+    binding = Binding(faulty, workers)
+    hook = FuseHook()
+    hook.install()
     options = {"default_permissions", "fsname=memory"}
     if os.getuid() == 0:
         options |= {"suid", "dev", "allow_other"}
@@ -59,7 +68,12 @@ async def serve(mountpoint: str, faults: Path, patience_s: float) -> None:
         shim.uninstall(workers)
         nursery.cancel_scope.cancel()
     pyfuse3.close(unmount=False)
-    print("cpu_s", time.process_time() - started, "longest_pause_s", max(PAUSES, default=0.0), flush=True)
+    said = {
+        "cpu_s": time.process_time() - started,
+        "longest_pause_s": max(PAUSES, default=0.0),
+        "asked": faulty.asked,
+    }
+    print(json.dumps(said), flush=True)
 
 
 PAUSES: list[float] = []
