@@ -41,6 +41,8 @@ class Files(Names, Attributes):
         """Open a file; O_TRUNC empties it, and clears setuid and setgid as a write would."""
         core = self.core
         row = await core.retry(core.row, ino)
+        if not row.is_file:
+            raise Refused(Code.IS_DIR if row.is_dir else Code.INVALID, f"inode {ino} is no regular file")
         if flags & (os.O_ACCMODE | os.O_TRUNC):
             core.check_writable()
         fh = self._handle(ino, flags, ctx)

@@ -20,6 +20,7 @@ import trio
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from cloudverge_mount import journal, outbox, rows
 from cloudverge_mount.filesystem import Caller, SetattrRequest
 from cloudverge_mount.records import ENTRY, HELD, WRITE, HeldRecord, WriteRecord
 from cloudverge_mount.rowkeys import inodes_met
@@ -460,7 +461,25 @@ def test_nothing_is_lost_reordered_or_done_twice(program) -> None:
     trio.run(live, program)
 
 
+@pytest.fixture(scope="module")
+def cramped():
+    """Caches, queue and journal segments so small that everything is evicted, read back and trimmed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("NODES_MAX", 3), ("NAMES_MAX", 3), ("OTHERS_MAX", 8)):
+            patch.setattr(rows, name, value)
+        patch.setattr(journal, "SEGMENT_BYTES", 600)
+        patch.setattr(outbox, "ITEMS_MAX", 4)
+        yield
+
+
+@given(steps)
+@settings(deadline=None)
+def test_the_same_holds_when_nothing_fits_into_memory(cramped, program) -> None:
+    trio.run(live, program)
+
+
 @pytest.mark.soak
+@pytest.mark.timeout(3000)
 @given(steps)
 @settings(deadline=None, max_examples=5000)
 def test_nothing_is_lost_reordered_or_done_twice_for_long(program) -> None:
