@@ -291,3 +291,29 @@ def test_a_cluster_elsewhere_is_mounted_with_a_password_once_and_then_without(cl
 def test_the_status_of_no_mount_is_an_empty_list(tmp_path):
     said = command("cv", "status", "--json", XDG_RUNTIME_DIR=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
     assert isinstance(json.loads(said)["mounts"], list)
+
+
+def test_a_mount_that_was_away_while_another_took_over_refuses_changes_and_never_hangs(new_mount):
+    away = new_mount()
+    files = furnish(away.path)
+    away.sync()
+    pid = away.pid
+    os.kill(pid, signal.SIGSTOP)
+    other = new_mount(of=away, mounted=False)
+    other.mount()
+    assert content_of(other.path) == files
+    (other.path / "new").write_bytes(b"from the other device")
+    other.sync()
+    os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: away.status()["degraded"], within_s=20)
+    assert any(os.uname().nodename in reason for reason in away.status()["degraded"])
+    started = time.monotonic()
+    with pytest.raises(OSError, match="Read-only"):
+        (away.path / "refused").write_bytes(b"x")
+    assert len(os.listdir(away.path / "folder-0")) == 12
+    assert time.monotonic() - started < 5
+    other.cvumount()
+    wait_until(lambda: not away.status()["degraded"], within_s=20)
+    assert (away.path / "new").read_bytes() == b"from the other device"
+    (away.path / "accepted").write_bytes(b"x")
+    away.cvumount()
