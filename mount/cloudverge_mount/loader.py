@@ -15,9 +15,10 @@ from typing import Final, Protocol
 
 import trio
 
+from cloudverge_mount.changes import Node
 from cloudverge_mount.localset import NotLoaded
 from cloudverge_mount.replica import EXTENTS, HAS_XATTRS, LISTED, XATTRS
-from cloudverge_mount.rows import UNKNOWN, Node, Rows
+from cloudverge_mount.rows import UNKNOWN, Rows
 from cloudverge_protocol import extents as arithmetic
 from cloudverge_protocol.ids import DentryId, InodeId, SpaceId, region_of
 from cloudverge_protocol.inodes import Dentry, Extents, Inode

@@ -16,6 +16,7 @@ A folder is *resident* while all its names are in memory: then absence needs no 
 import stat
 from typing import Any, Final
 
+from cloudverge_mount.changes import Changes, Node
 from cloudverge_mount.replica import EXTENTS, HAS_XATTRS, LISTED, XATTRS, Group, Listed, Replica
 from cloudverge_protocol.ids import DentryId, InodeId
 from cloudverge_protocol.inodes import Dentry, Extents, Inode
@@ -28,43 +29,12 @@ WHOLE_FILE: Final = EXTENTS | XATTRS
 WHOLE_FOLDER: Final = EXTENTS | XATTRS | LISTED
 
 
-class Node:
-    """An inode's row (None: it is gone) and which of the ``replica`` marks hold."""
-
-    __slots__ = ("known", "row")
-
-    def __init__(self, row: Inode | None, known: int) -> None:
-        self.row = row
-        self.known = known
-
-
 class _Unknown:
     """The type of UNKNOWN."""
 
 
 UNKNOWN: Final = _Unknown()
 _MISSING: Final = object()
-
-
-class Changes:
-    """Rows that SQLite does not have yet."""
-
-    __slots__ = ("listed", "names", "names_count", "nodes", "not_orphans", "orphans", "regions", "xattrs")
-
-    def __init__(self) -> None:
-        self.nodes: dict[int, Node] = {}
-        self.names: dict[int, dict[bytes, Dentry | None]] = {}
-        self.names_count = 0
-        self.regions: dict[int, dict[int, Extents]] = {}
-        self.xattrs: dict[int, dict[bytes, bytes]] = {}
-        self.listed: set[int] = set()
-        self.orphans: set[int] = set()
-        self.not_orphans: set[int] = set()
-
-    @property
-    def count(self) -> int:
-        """How many rows, about."""
-        return len(self.nodes) + self.names_count + len(self.regions) + len(self.xattrs)
 
 
 class Rows:
@@ -393,20 +363,8 @@ class Rows:
 
     def not_written(self) -> None:
         """The group could not be written: its rows are changes still, where nothing newer is."""
-        old, new = self._flushing, self.changes
+        self.changes.add_older(self._flushing)
         self._flushing = Changes()
-        new.nodes = {**old.nodes, **new.nodes}
-        for parent, names in old.names.items():
-            new.names[parent] = {**names, **new.names.get(parent, {})}
-        new.names_count += old.names_count
-        for ino, regions in old.regions.items():
-            node = new.nodes.get(ino)
-            if node is None or node.row is not None:
-                new.regions[ino] = {**regions, **new.regions.get(ino, {})}
-        new.xattrs = {**old.xattrs, **new.xattrs}
-        new.listed |= old.listed
-        new.orphans |= old.orphans - new.not_orphans
-        new.not_orphans |= old.not_orphans - new.orphans
 
     def clear(self) -> None:
         """Forget all that is cached; there must be no changes."""

@@ -1,9 +1,9 @@
 """Starting the file system behind the binding: ``open_vfs`` makes a ``Vfs`` out of a cache folder and a session.
 
 Reading order of the names side: rowkeys, records, journal (what is kept) -> replica, rows, localset (what is
-known) -> holding, ledger (what is accepted, in which order) -> outbox, shipper, aside (how it is committed) ->
-loader, rebase, replay, recovery (how it is brought back) -> core and the parts of ``Vfs``: names, files,
-attributes, listing, xattrs, facade.
+known) -> holding, entries, writes, ledger (what is accepted, in which order) -> outbox, shipper, aside (how it
+is committed) -> loader, rebase, replay, recovery (how it is brought back) -> core and the parts of ``Vfs``:
+names, files, attributes, listing, xattrs, facade.
 """
 
 import json
