@@ -5,7 +5,7 @@ there are enough others. Among the rest the choice is by chance, weighted by fre
 are open there already, each further replica on a host (then a rack) that has none yet, where there is one.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -71,6 +71,15 @@ def place_chunk(
     chosen = choose(pool, replicas, (), random)
     limit = min(CHUNK_BYTES, most_bytes, *(s.free_bytes for s in chosen))
     return Placement(tuple(chosen), max(BLOCK_BYTES, limit - limit % BLOCK_BYTES))
+
+
+def placeable_bytes(free: Iterable[int], replicas: int) -> int:
+    """How many bytes can still be stored with each on ``replicas`` of the servers that have so much ``free``.
+
+    With the k emptiest of them aside, each byte still needs R - k places on the others; the tightest k counts.
+    """
+    most = sorted(free, reverse=True)
+    return min(sum(most[aside:]) // (replicas - aside) for aside in range(replicas))
 
 
 def _preferred(

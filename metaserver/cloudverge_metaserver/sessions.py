@@ -18,6 +18,7 @@ from cloudverge_metaserver.admission import admit, check_space, check_writer, fe
 from cloudverge_metaserver.database import Database
 from cloudverge_metaserver.incarnations import add_range, close_incarnation
 from cloudverge_metaserver.leases import Held, in_use, wait_to_open
+from cloudverge_metaserver.placement import placeable_bytes
 from cloudverge_metaserver.rows import Connection
 from cloudverge_protocol.errors import Code, Denied, ProtocolFault, Refused
 from cloudverge_protocol.ids import EntryNumber, Epoch, Incarnation, SessionId
@@ -109,8 +110,8 @@ _QUOTA: Final = """
     where space = $1 and (quota_bytes, quota_inodes) is distinct from ($2, $3) and membership_epoch <= $4
 """
 _FREE: Final = """
-    select coalesce(sum(free_bytes), 0)::bigint from meta.servers
-    where last_seen > now() - interval '1 min' and not draining
+    select free_bytes from meta.servers
+    where last_seen > now() - interval '1 min' and not draining and not "full"
 """
 
 
@@ -249,7 +250,7 @@ class Sessions:
                 identity.quota_inodes,
                 identity.membership_epoch,
             )
-            free_bytes = await connection.fetchval(_FREE)
+            free = [record["free_bytes"] for record in await connection.fetch(_FREE)]
         return SessionRenewed(
             self._lease_s,
             row["seq"],
@@ -257,7 +258,7 @@ class Sessions:
             identity.quota_inodes,
             row["used_bytes"],
             row["used_inodes"],
-            free_bytes // row["replicas"],
+            placeable_bytes(free, row["replicas"]),
         )
 
     async def close(self, identity: Identity, message: SessionRef) -> None:

@@ -46,7 +46,7 @@ class Quota:
     def statfs(self) -> Statfs:
         """What df shows."""
         rights, used = self._rights, self.used_bytes
-        free = max(0, rights.free_bytes - self.entered_bytes - self.dirty_bytes)
+        free = max(0, rights.free_bytes - max(0, self.entered_bytes + self.dirty_bytes))
         if rights.quota_bytes:
             free = min(free, max(0, rights.quota_bytes - used))
         blocks_free = free // BLOCK_BYTES

@@ -48,7 +48,8 @@ class Session:
         self._ids_low = trio.Event()
         self._used = (0, 0)
         self._quota = (0, 0)
-        self.free_bytes = 0
+        self._free = (0, 0)  # room on the servers, and what was used when they told it
+        self._peak_bytes = 0  # the most that has been used since
         self.trouble = ""  # why we may not change anything, for people
 
     # --- what it is --------------------------------------------------------------------------------------
@@ -119,6 +120,12 @@ class Session:
         return self._used[1]
 
     @property
+    def free_bytes(self) -> int:
+        """Room on the servers, less what was taken since they told it; what was removed comes later."""
+        free, used_then = self._free
+        return max(0, free - (self._peak_bytes - used_then))
+
+    @property
     def offline(self) -> bool:
         """Whether the lease has run out without an answer."""
         return not self._lease.is_valid(self._clock())
@@ -136,6 +143,7 @@ class Session:
     def note_use(self, used_bytes: int, used_inodes: int) -> None:
         """A batch reply has told the space's use."""
         self._used = (used_bytes, used_inodes)
+        self._peak_bytes = max(self._peak_bytes, used_bytes)
 
     def on_reopened(self, callback: Callable[[], None]) -> None:
         """Call this whenever the session has been opened again."""
@@ -210,7 +218,8 @@ class Session:
         self._lease = Lease(asked_at, renewed.lease_s)
         self._quota = (renewed.quota_bytes, renewed.quota_inodes)
         self._used = (renewed.used_bytes, renewed.used_inodes)
-        self.free_bytes = renewed.free_bytes
+        self._free = (renewed.free_bytes, renewed.used_bytes)
+        self._peak_bytes = renewed.used_bytes
 
     async def _lost(self, error: CloudVergeError) -> None:
         if not self.trouble:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cloudverge_metaserver.chunks import OVER_QUOTA_BYTES, limit_within
 from cloudverge_metaserver.liveness import SILENT_AFTER_S, is_lost, is_silent
-from cloudverge_metaserver.placement import CHUNK_AT_LEAST_BYTES, ServerState, choose, place_chunk
+from cloudverge_metaserver.placement import CHUNK_AT_LEAST_BYTES, ServerState, choose, place_chunk, placeable_bytes
 from cloudverge_protocol.errors import CloudVergeError, Code
 from cloudverge_protocol.ids import BLOCK_BYTES, CHUNK_BYTES
 
@@ -128,3 +128,18 @@ def test_a_chunk_never_lets_a_session_pass_the_quota_by_more_than_the_slack(quot
 
 def test_without_a_quota_chunks_are_whole():
     assert limit_within(0, 1 << 50, 1 << 50) == CHUNK_BYTES
+
+
+@given(st.lists(st.integers(0, 1000), max_size=6), st.integers(1, 4))
+def test_the_room_that_is_told_is_all_that_can_be_placed_on_distinct_servers(free, replicas):
+    def fits(size):
+        return sum(min(each, size) for each in free) >= replicas * size
+
+    told = placeable_bytes(free, replicas)
+    assert fits(told)
+    assert not fits(told + 1)
+
+
+def test_one_large_server_alone_gives_no_room_for_two_copies():
+    assert placeable_bytes([GIB, 0, 0], 2) == 0
+    assert placeable_bytes([GIB, 200, 100], 2) == 300

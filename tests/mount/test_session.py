@@ -97,6 +97,10 @@ async def test_opening_tells_rights_and_room(autojump_clock, session, meta):
     assert (session.used_bytes, session.free_bytes, session.quota_bytes) == (50, 1000, 100)
     assert session.state == "EXCLUSIVE"
     assert not session.read_only
+    session.note_use(450, 1)
+    assert session.free_bytes == 600
+    session.note_use(20, 1)
+    assert session.free_bytes == 600, "what was removed is room only when the servers say so"
 
 
 async def test_opening_waits_for_servers_that_start(autojump_clock, session, meta):
