@@ -71,7 +71,7 @@ async def test_a_cache_folder_in_the_hands_of_another_user_is_another_session(wo
 
 async def test_a_lease_that_has_run_out_is_taken_over_by_another_device(world, mount, make_identity):
     await age_lease(world, 11)
-    brief = Sessions(world.database, 0.5, 2)  # PostgreSQL itself may have started a few seconds ago only
+    brief = Sessions(world.database, 0.05, 2)  # PostgreSQL itself may have started a few seconds ago only
     world.sessions = brief
     other = await world.open(make_identity(device=2))
     assert other.opened.session != mount.opened.session
