@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.fixtures.cluster import _module_cluster, cluster, make_cluster
+from tests.fixtures.cluster import cluster, lasting_cluster, make_cluster
 
-__all__ = ["_module_cluster", "cluster", "make_cluster"]
+__all__ = ["cluster", "lasting_cluster", "make_cluster"]
 
 TEST_TIMEOUT_S = 300
 

@@ -110,22 +110,22 @@ def test_every_route_has_a_row(server):
 
 
 @pytest.fixture(scope="module")
-def ann(_module_cluster: Cluster) -> Person:
-    return sign_up(_module_cluster, "ann")
+def ann(lasting_cluster: Cluster) -> Person:
+    return sign_up(lasting_cluster, "ann")
 
 
 @pytest.fixture(scope="module")
-def bob(_module_cluster: Cluster) -> Person:
-    return sign_up(_module_cluster, "bob")
+def bob(lasting_cluster: Cluster) -> Person:
+    return sign_up(lasting_cluster, "bob")
 
 
 @pytest.fixture(scope="module")
-def bad_tokens(_module_cluster: Cluster, ann: Person) -> dict[str, dict[str, str]]:
+def bad_tokens(lasting_cluster: Cluster, ann: Person) -> dict[str, dict[str, str]]:
     """For each kind of route, tokens that must not open it."""
-    cluster_id = _module_cluster.report["cluster"]
-    (row,) = _module_cluster.sql("select private from auth.signing_keys")
+    cluster_id = lasting_cluster.report["cluster"]
+    (row,) = lasting_cluster.sql("select private from auth.signing_keys")
     key = SigningKey.from_bytes(row["private"])
-    (row,) = _module_cluster.sql("select private from meta.signing_keys")
+    (row,) = lasting_cluster.sql("select private from meta.signing_keys")
     meta_key = SigningKey.from_bytes(row["private"])
     access = Access(str(ann.ids.user), ann.ids.device)
     identity = Identity(str(ann.ids.user), ann.name, ann.ids.device, "laptop", 1, "owner", 1)
@@ -134,8 +134,8 @@ def bad_tokens(_module_cluster: Cluster, ann: Person) -> dict[str, dict[str, str
         "an identity ticket": ann.identity(),
         "an access token": ann.access_token,
         "a server ticket": sign_server(meta_key, cluster_id, server, 0),
-        "half the join token": _join_token(_module_cluster)[:-1],
-        "more than the join token": _join_token(_module_cluster) + "0",
+        "half the join token": _join_token(lasting_cluster)[:-1],
+        "more than the join token": _join_token(lasting_cluster) + "0",
     }
     return {
         ACCESS: forge(sign_access, key, cluster_id, access, (sign_identity, identity)),
@@ -149,14 +149,14 @@ def _join_token(cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="module")
-def request_to(_module_cluster: Cluster) -> Iterator[RequestTo]:
+def request_to(lasting_cluster: Cluster) -> Iterator[RequestTo]:
     """Sends a request to a server by its name; one connection to each."""
     with httpx.Client(timeout=20) as client:
 
         def send(
             server: str, method: str, path: str, headers: Any = (), body: tuple[bytes, str] = (b"", "")
         ) -> httpx.Response:
-            base = _module_cluster.server(server)["url"]
+            base = lasting_cluster.server(server)["url"]
             content, kind = body
             kinds = [(b"content-type", kind.encode())] if kind else []
             path = path.replace("{device}", "1").replace("{server}", "1")

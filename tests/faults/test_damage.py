@@ -124,12 +124,16 @@ def _damage(how: str, path: Path, offset: int) -> None:
         path.unlink()
 
 
+def _soak(how: str) -> object:
+    return pytest.param(how, marks=pytest.mark.soak)
+
+
 @pytest.fixture
 def stored(cluster: Cluster) -> Stored:
     return Stored(cluster)
 
 
-@pytest.mark.parametrize("how", ["one flipped byte", "truncated", "overwritten by zeroes"])
+@pytest.mark.parametrize("how", ["one flipped byte", _soak("truncated"), _soak("overwritten by zeroes")])
 def test_a_replica_damaged_under_a_running_server_is_passed_over_and_told(stored, how):
     spot = stored.spot("large", 1000)
     _damage(how, spot.paths[0], spot.offset)
@@ -139,7 +143,7 @@ def test_a_replica_damaged_under_a_running_server_is_passed_over_and_told(stored
     stored.assert_all_is_right()
 
 
-@pytest.mark.parametrize("how", ["one flipped byte", "truncated", "deleted"])
+@pytest.mark.parametrize("how", [_soak("one flipped byte"), "truncated", "deleted"])
 def test_a_replica_damaged_while_its_server_was_down_is_passed_over_and_told(stored, how):
     spot = stored.spot("large", 1000)
     stored.cluster.kill(spot.servers[0])
@@ -159,7 +163,7 @@ def test_each_replica_may_have_bad_blocks_as_long_as_no_block_is_bad_on_all(stor
     stored.assert_all_is_right()
 
 
-@pytest.mark.parametrize("how", ["one flipped byte", "overwritten by zeroes"])
+@pytest.mark.parametrize("how", ["one flipped byte", _soak("overwritten by zeroes")])
 def test_a_block_that_is_bad_on_all_replicas_gives_eio_and_never_wrong_bytes(stored, how):
     spot = stored.spot("large", 1 << 20)
     for path in spot.paths:
@@ -196,6 +200,7 @@ def _pieces(stored: Stored, name: str) -> tuple[float, set[int]]:
     return good / len(data), refused
 
 
+@pytest.mark.soak
 def test_a_checksum_file_that_is_gone_counts_as_damage(stored):
     spot = stored.spot("large")
     stored.cluster.kill(spot.servers[0])

@@ -21,16 +21,16 @@ QUICK = {"CLOUDVERGE_METASERVER_DELETE_GRACE_S": "1"}
 
 @pytest.fixture
 def small_disks(make_cluster: Callable[..., Cluster]) -> Iterator[Callable[..., Cluster]]:
-    """Makes a running cluster in which the named chunkservers have 200 MiB each."""
+    """Makes a running cluster whose chunkservers have disks of these sizes."""
     mounted: list[Path] = []
 
-    def make(*names: str) -> Cluster:
+    def make(*sizes: int) -> Cluster:
         cluster = make_cluster(environment=QUICK)
         cluster.home.mkdir(mode=0o711)
-        for name in names:
-            folder = cluster.home / name
+        for number, size in enumerate(sizes, 1):
+            folder = cluster.home / f"chunkserver-{number}"
             folder.mkdir(mode=0o700)
-            options = f"size={DISK_BYTES},mode=0700"
+            options = f"size={size},mode=0700"
             subprocess.run(["mount", "-t", "tmpfs", "-o", options, "small", str(folder)], check=True)
             mounted.append(folder)
         cluster.up()
@@ -72,13 +72,12 @@ def _free_bytes(path: Path) -> int:
 
 
 def test_when_one_disk_is_full_bytes_go_elsewhere(small_disks):
-    cluster = small_disks("chunkserver-1")
+    cluster = small_disks(DISK_BYTES, 3 * DISK_BYTES, 3 * DISK_BYTES)
     mount = cluster.mount()
-    whole, error = _fill(mount, 600)
+    whole, error = _fill(mount, 450)
     assert error is None
-    assert len(whole) == 60
-    used = _used(cluster, "chunkserver-1")
-    assert 0 < used <= DISK_BYTES
+    assert len(whole) == 45
+    assert _used(cluster, "chunkserver-1") > CHUNK_BYTES
     cold = cluster.remount_cold(mount)
     _assert_whole(cold, whole)
     assert cold.status()["degraded"] == []
@@ -89,8 +88,7 @@ def _used(cluster: Cluster, name: str) -> int:
 
 
 def test_when_all_disks_are_full_the_writer_is_told_and_rm_makes_room(small_disks):
-    names = ("chunkserver-1", "chunkserver-2", "chunkserver-3")
-    cluster = small_disks(*names)
+    cluster = small_disks(DISK_BYTES, DISK_BYTES, DISK_BYTES)
     mount = cluster.mount()
     (mount / "kept").write_bytes(PIECE)
     whole, error = _fill(mount, 600)
@@ -103,7 +101,7 @@ def test_when_all_disks_are_full_the_writer_is_told_and_rm_makes_room(small_disk
     mount.sync(within_s=90)
     assert mount.status()["pending_bytes"] == 0
     wait_until(
-        lambda: sum(_used(cluster, name) for name in names) < 2 * CHUNK_BYTES + MARGIN_BYTES,
+        lambda: sum(_used(cluster, name) for name in cluster.chunkservers()) < 2 * CHUNK_BYTES + MARGIN_BYTES,
         FREED_WITHIN_S,
         "only the chunk with the file that was kept stays, on two servers",
     )
@@ -115,9 +113,9 @@ def test_when_all_disks_are_full_the_writer_is_told_and_rm_makes_room(small_disk
     assert (cold / "kept").read_bytes() == PIECE
 
 
+@pytest.mark.soak
 def test_a_full_cluster_loses_nothing_that_was_closed_and_says_what_it_could_not_store(small_disks):
-    names = ("chunkserver-1", "chunkserver-2", "chunkserver-3")
-    cluster = small_disks(*names)
+    cluster = small_disks(DISK_BYTES, DISK_BYTES, DISK_BYTES)
     mount = cluster.mount()
     whole, error = _fill(mount, 600, sync=False)
     assert error in (None, errno.ENOSPC)

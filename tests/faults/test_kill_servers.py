@@ -16,7 +16,7 @@ from tests.fixtures.trees import difference, is_beginning, make_tree
 SERVERS = ["auth", "metaserver-1", "chunkserver-1", "postgres"]
 SLOWEST_CALL_S = 30.0
 SLACK_S = 2.0
-AWAY_S = 4.0
+AWAY_S = 3.0
 AWAY_IN_SOAK_S = 10.0
 SETTLED_WITHIN_S = 90.0
 
@@ -137,6 +137,7 @@ def test_a_copy_survives_the_death_of_everything(cluster, tree):
     _assert_it_ends_well(cluster, mount, tree, outcomes)
 
 
+@pytest.mark.soak
 def test_a_mount_whose_chunkservers_have_all_died_fails_fsync_instead_of_lying(cluster):
     mount = cluster.mount()
     (mount / "before").write_bytes(b"before")
