@@ -5,20 +5,21 @@ answer in the same words: open it again. So nobody learns what exists by asking.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import asyncpg
 
 from cloudverge_auth.tokens import INVALID_MESSAGE, Identity
+from cloudverge_metaserver.applying import Applied
 from cloudverge_metaserver.rows import Connection
 from cloudverge_protocol.errors import Code, Denied, Refused
-from cloudverge_protocol.ids import EntryNumber, Epoch, Incarnation, Seq, SessionId, SpaceId
+from cloudverge_protocol.ids import EntryNumber, Epoch, Incarnation, Seq, SessionId, SpaceId, UserId
 
 FENCED_MESSAGE: Final = "this session has ended or has been replaced: open it again"
 
 _STANDING: Final = """
-    select s.seq, s.quota_bytes, s.quota_inodes, s.used_bytes, s.used_inodes, s.replicas, s.lease_epoch,
+    select s.revision, s.seq, s.quota_bytes, s.quota_inodes, s.used_bytes, s.used_inodes, s.replicas, s.lease_epoch,
         s.membership_epoch, l.session as holder, l.incarnation as holding, l.epoch as held_epoch, ss.user_id,
         (select array_agg(i.incarnation order by i.incarnation) from meta.incarnations i
             where i.session = ss.session and i.closed_at is null) as incarnations,
@@ -36,8 +37,12 @@ class Admitted:
     """A space whose lock is held, and the session that may change it."""
 
     space: SpaceId
+    user: UserId
     session: SessionId
     incarnation: Incarnation
+    lease_epoch: Epoch
+    membership_epoch: Epoch
+    revision: int  # of the space while this holds
     seq: Seq
     quota_bytes: int
     quota_inodes: int
@@ -45,6 +50,17 @@ class Admitted:
     used_inodes: int
     replicas: int
     high_water: Mapping[Incarnation, EntryNumber]
+
+    def after(self, applied: Applied, used_bytes: int, revision: int) -> "Admitted":
+        """The same session once this has been committed."""
+        return replace(
+            self,
+            revision=revision,
+            seq=applied.seq,
+            used_bytes=used_bytes,
+            used_inodes=applied.used_inodes,
+            high_water={**self.high_water, **applied.high_water},
+        )
 
 
 def fenced() -> Denied:
@@ -88,8 +104,12 @@ async def admit(
         raise Denied(Code.UNAUTHORIZED, INVALID_MESSAGE)
     return Admitted(
         identity.space,
+        identity.user,
         session,
         incarnation,
+        lease_epoch,
+        identity.membership_epoch,
+        row["revision"],
         Seq(row["seq"]),
         row["quota_bytes"],
         row["quota_inodes"],

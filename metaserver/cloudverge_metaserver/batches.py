@@ -1,7 +1,8 @@
 """BATCH: a session's journal entries become the committed state of its space.
 
 One transaction: lock the space, check the session, count receipts, load rows, apply, write back, commit. Round
-trips decide how long a single entry takes, so each step is one statement and none is made without need.
+trips decide how long a single entry takes, so each step is one statement and none is made without need; a batch
+that asks for nothing but what its predecessor left in memory (see ``kept``) is one statement altogether.
 
 A mount has one batch under way at a time: numbers may have gaps (entries that were refused and set aside), so one
 that arrives after a later one has been applied counts as applied.
@@ -10,55 +11,114 @@ Invariants: an entry is applied once, whatever batches it comes in; entries befo
 committed, those after it untouched; receipts are counted even if nothing else is.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from cloudverge_auth.tokens import Identity
-from cloudverge_metaserver.admission import Admitted, admit, check_writer
+from cloudverge_metaserver.admission import admit, check_writer
 from cloudverge_metaserver.applying import (
     Applied,
     Applier,
     IdRanges,
     Standing,
-    Usage,
     check_batch,
     fresh,
     usage_of,
 )
-from cloudverge_metaserver.batchset import BatchSet
 from cloudverge_metaserver.chunkrows import load_chunks
 from cloudverge_metaserver.database import Database
 from cloudverge_metaserver.durability import count_receipts
-from cloudverge_metaserver.loading import load_batch
+from cloudverge_metaserver.kept import Kept, KeptSpaces
+from cloudverge_metaserver.loading import is_at_hand, load_batch
 from cloudverge_metaserver.rows import Connection
-from cloudverge_metaserver.writeback import Writing, write_chunks, write_log, write_receipts, write_rows
+from cloudverge_metaserver.writeback import (
+    Writing,
+    write_chunks,
+    write_log,
+    write_receipts,
+    write_rows,
+    write_space,
+)
 from cloudverge_protocol.ids import ChunkId, Seq
 from cloudverge_protocol.messages import Batch, BatchReply
 from cloudverge_protocol.operations import ChunkDone, Create, Link, Operation, Rename, Write
 
 _RANGES: Final = "select first, count from meta.id_ranges where session = $1"
+_NO_IDS: Final = IdRanges(())
 
 
-async def commit_batch(database: Database, identity: Identity, batch: Batch) -> BatchReply:
+async def commit_batch(
+    database: Database, kept_spaces: KeptSpaces, identity: Identity, batch: Batch
+) -> BatchReply:
     """Commit what can be committed of ``batch``; raises Denied if its session may not act at all."""
     check_writer(identity)
     check_batch(batch.entries)
+    kept = kept_spaces.take(identity.space)
+    if kept is not None and not kept.is_for(identity, batch):
+        kept = None
+    applied = None
+    if kept is not None and _has_all(kept, batch):
+        kept, applied = await _commit_kept(database, kept, batch)
+    if kept is None or applied is None:
+        kept, applied = await _commit(database, kept, identity, batch)
+    kept_spaces.put(identity.space, kept)
+    return _reply(applied, kept.who.used_bytes)
+
+
+async def _commit(
+    database: Database, kept: Kept | None, identity: Identity, batch: Batch
+) -> tuple[Kept, Applied]:
+    """Under the space's lock, loading what is not at hand."""
     async with database.on_space(identity.space) as connection:
         who = await admit(connection, identity, batch.session, batch.incarnation, batch.lease_epoch)
-        ws = BatchSet()
-        applied, usage = await _commit(connection, who, batch, ws)
-    return _reply(applied, who.used_bytes + usage.used_bytes)
+        if kept is None or kept.who.revision + 1 != who.revision:
+            kept = Kept(who)
+        await _load(connection, kept, batch)
+        applied, writing, used_bytes = _apply(kept, batch)
+        write_space(writing, applied, used_bytes)
+        await writing.run(connection)
+    kept.settle(applied, used_bytes, who.revision)
+    return kept, applied
 
 
-async def _commit(connection: Connection, who: Admitted, batch: Batch, ws: BatchSet) -> tuple[Applied, Usage]:
+async def _commit_kept(
+    database: Database, kept: Kept, batch: Batch
+) -> tuple[Kept, Applied] | tuple[None, None]:
+    """In one statement, if the space is still as it is remembered; (None, None) if it is not."""
+    applied, writing, used_bytes = _apply(kept, batch)
+    async with database.connection() as connection:
+        written = await writing.run_at(connection, kept.who.revision, applied, used_bytes)
+    if not written:
+        return None, None
+    kept.settle(applied, used_bytes, kept.who.revision + 1)
+    return kept, applied
+
+
+def _has_all(kept: Kept, batch: Batch) -> bool:
+    ops = fresh(batch.entries, kept.who.high_water)
+    if kept.ids is None and _brings_ids(ops):
+        return False
+    return _chunks_of(batch, ops) <= kept.chunks.keys() and is_at_hand(ops, kept.ws)
+
+
+async def _load(connection: Connection, kept: Kept, batch: Batch) -> None:
+    who = kept.who
     ops = fresh(batch.entries, who.high_water)
-    chunks = await load_chunks(connection, who.space, _chunks_of(batch, ops))
+    kept.chunks |= await load_chunks(connection, who.space, _chunks_of(batch, ops) - kept.chunks.keys())
+    await load_batch(connection, who.space, who.session, ops, kept.ws)
+    if kept.ids is None and _brings_ids(ops):
+        ranges = await connection.fetch(_RANGES, who.session)
+        kept.ids = IdRanges([(first, count) for first, count in ranges])
+
+
+def _apply(kept: Kept, batch: Batch) -> tuple[Applied, Writing, int]:
+    """Apply to what is at hand: what came of it, what is to be written, by how much the bytes used have grown."""
+    who, ws, chunks = kept.who, kept.ws, kept.chunks
     counted = count_receipts(chunks, batch.receipts)
-    await load_batch(connection, who.space, who.session, ops, ws)
-    ids = await _ids_of(connection, who, ops)
     standing = Standing(
         who.session,
         who.high_water,
-        ids,
+        kept.ids or _NO_IDS,
         who.seq,
         who.used_bytes,
         who.used_inodes,
@@ -66,18 +126,20 @@ async def _commit(connection: Connection, who: Admitted, batch: Batch, ws: Batch
         who.quota_inodes,
     )
     applied = Applier(ws, standing, chunks).run(batch.entries)
+    for entry in applied.entries:
+        if isinstance(entry.op, Create):
+            ws.known.add_made(entry.op.ino)
     usage = usage_of(ws)
     writing = Writing(who.space)
     write_receipts(writing, counted)
     durable = {receipt.chunk: chunks[receipt.chunk].durable for receipt in counted}
     write_chunks(writing, applied, usage, durable)
     write_rows(writing, ws, who.session)
-    write_log(writing, applied, usage, who.session)
-    await writing.run(connection)
-    return applied, usage
+    write_log(writing, applied, who.session)
+    return applied, writing, usage.used_bytes
 
 
-def _chunks_of(batch: Batch, ops: list[Operation]) -> set[ChunkId]:
+def _chunks_of(batch: Batch, ops: Sequence[Operation]) -> set[ChunkId]:
     chunks = {receipt.chunk for receipt in batch.receipts}
     for op in ops:
         if isinstance(op, Write):
@@ -87,11 +149,8 @@ def _chunks_of(batch: Batch, ops: list[Operation]) -> set[ChunkId]:
     return chunks
 
 
-async def _ids_of(connection: Connection, who: Admitted, ops: list[Operation]) -> IdRanges:
-    """The session's ids, if any operation brings new ones."""
-    if not any(isinstance(op, Create | Link | Rename) for op in ops):
-        return IdRanges(())
-    return IdRanges([(r[0], r[1]) for r in await connection.fetch(_RANGES, who.session)])
+def _brings_ids(ops: Sequence[Operation]) -> bool:
+    return any(isinstance(op, Create | Link | Rename) for op in ops)
 
 
 def _reply(applied: Applied, used_bytes: int) -> BatchReply:

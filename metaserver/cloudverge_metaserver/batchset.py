@@ -4,6 +4,8 @@ The rules see dictionaries. ``mark`` and ``undo`` take back one entry that was a
 quota is checked afterwards); what was changed between loading and the end is all that is written back. Rows
 that were not loaded read as absent: loading by ``keys`` is what makes that true.
 
+A set may outlive its transaction (``settle``): then ``known`` says which keys need not be loaded again.
+
 Invariants: ``undo`` restores exactly what was there at the last ``mark``, the notes of changes included; a
 changed key that is no longer among the rows has been removed.
 """
@@ -11,9 +13,11 @@ changed key that is no longer among the rows has been removed.
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from cloudverge_metaserver.knownkeys import KnownKeys
 from cloudverge_protocol.extents import bytes_in
 from cloudverge_protocol.ids import Incarnation, InodeId, Seq
 from cloudverge_protocol.inodes import Dentry, Extents, Inode
+from cloudverge_protocol.keys import Keys
 
 Name = tuple[InodeId, bytes]
 Region = tuple[InodeId, int]
@@ -33,6 +37,7 @@ class BatchSet:
         self.attributes: dict[InodeId, dict[bytes, bytes]] = {}
         self.orphans: dict[InodeId, Incarnation] = {}
         self.before: dict[Region, Extents] = {}  # regions as they were loaded
+        self.known = KnownKeys()
         # keys of what was changed, with the seq of the last change
         self.changed_inodes: dict[InodeId, Seq] = {}
         self.changed_dentries: dict[Name, Seq] = {}
@@ -62,6 +67,33 @@ class BatchSet:
 
     def load_orphan(self, ino: InodeId, incarnation: Incarnation) -> None:
         self.orphans[ino] = incarnation
+
+    def unknown(self, keys: Keys) -> Keys:
+        """Those of ``keys`` that must be loaded."""
+        return self.known.without(keys, self.inodes)
+
+    def settle(self) -> None:
+        """What was changed is committed: it is now as if all rows had just been loaded."""
+        for ino, region in self.changed_regions:
+            extents = self.extents(ino, region)
+            if extents:
+                self.before[ino, region] = extents
+            else:
+                self.before.pop((ino, region), None)
+        for changed in (
+            self.changed_inodes,
+            self.changed_dentries,
+            self.changed_regions,
+            self.changed_attributes,
+            self.changed_orphans,
+        ):
+            changed.clear()
+        self._log.clear()
+
+    @property
+    def weight(self) -> int:
+        """About how many rows and keys there are."""
+        return len(self.inodes) + len(self.dentries) + len(self.before) + self.known.weight
 
     # --- one entry ---
 

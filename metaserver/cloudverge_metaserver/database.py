@@ -142,8 +142,8 @@ class Database:
             await connection.execute("commit")
 
     def on_space(self, space: SpaceId) -> AbstractAsyncContextManager[Connection]:
-        """A transaction that holds the lock of ``space`` (which need not exist)."""
-        lock = f"begin; select from meta.spaces where space = {int(space)} for update"
+        """A transaction that holds the lock of ``space`` (which need not exist); see ``kept`` for the revision."""
+        lock = f"begin; update meta.spaces set revision = revision + 1 where space = {int(space)}"  # noqa: S608
         return self.transaction(lock)
 
     def snapshot(self) -> AbstractAsyncContextManager[Connection]:

@@ -1,7 +1,8 @@
 """The frame port: which handler answers which request.
 
 Every request is made by a signed-in device on one space; what is asked of another space is answered as if it
-did not exist. Handlers hold no state between requests: any metaserver could answer the next one.
+did not exist. Handlers hold no state between requests but what may be forgotten (``kept``): any metaserver could
+answer the next one.
 """
 
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from cloudverge_auth.tokens import Identity
 from cloudverge_metaserver.batches import commit_batch
 from cloudverge_metaserver.chunks import Chunks
 from cloudverge_metaserver.database import Database
+from cloudverge_metaserver.kept import KeptSpaces
 from cloudverge_metaserver.reading import Reading
 from cloudverge_metaserver.sessions import Sessions
 from cloudverge_protocol.errors import Code, ProtocolFault
@@ -37,6 +39,7 @@ class FrameRoutes:
 
     def __init__(self, database: Database, sessions: Sessions, chunks: Chunks, reading: Reading) -> None:
         self._database, self._sessions = database, sessions
+        self._kept = KeptSpaces()
         self.housekeep: Callable[[], None] = lambda: None  # called when there may be something to clear away
         self._handlers: dict[FrameType, Handler] = {
             FrameType.SESSION_OPEN: self._open,
@@ -66,7 +69,7 @@ class FrameRoutes:
         return _answer(handler, peer.identity, message)
 
     async def _batch(self, identity: Identity, message: Batch) -> BatchReply:
-        return await commit_batch(self._database, identity, message)
+        return await commit_batch(self._database, self._kept, identity, message)
 
     async def _open(self, identity: Identity, message: SessionOpen) -> SessionReply:
         reply = await self._sessions.open(identity, message)

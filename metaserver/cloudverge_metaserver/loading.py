@@ -56,14 +56,26 @@ async def load_batch(
     connection: Connection, space: SpaceId, session: SessionId, ops: Sequence[Operation], ws: BatchSet
 ) -> None:
     """Everything that the rules will read for ``ops``; orphans are those of ``session``."""
-    first = named_all(ops)
+    named = named_all(ops)
+    first = ws.unknown(named)
     await _load(connection, space, session, Keys(inodes=first.inodes), ws)
     first.inodes = set()
     # Only what really does not exist yet needs no look-up: a lying client may "create" what is there.
     made = {op.ino for op in ops if isinstance(op, Create) and ws.inode(op.ino) is None}
     first.dentries = {name for name in first.dentries if name[0] not in made}
     await _load(connection, space, session, _without(first, made), ws)
-    await _load(connection, space, session, _without(then_all(ops, ws.dentries), made), ws)
+    await _load(connection, space, session, _without(ws.unknown(_then(ops, named, ws)), made), ws)
+
+
+def is_at_hand(ops: Sequence[Operation], ws: BatchSet) -> bool:
+    """Whether ``load_batch`` would find nothing to ask for."""
+    named = named_all(ops)
+    return not ws.unknown(named) and not ws.unknown(_then(ops, named, ws))
+
+
+def _then(ops: Sequence[Operation], named: Keys, ws: BatchSet) -> Keys:
+    """The second round; of the names at hand only those that this batch asks for count."""
+    return then_all(ops, {name: ws.dentries[name] for name in named.dentries if name in ws.dentries})
 
 
 def _without(keys: Keys, made: set[InodeId]) -> Keys:
@@ -95,8 +107,11 @@ async def _load(connection: Connection, space: SpaceId, session: SessionId, keys
         for ino, incarnation in await connection.fetch(_ORPHANS, space, list(keys.orphans), session):
             ws.load_orphan(ino, Incarnation(incarnation))
     if keys.chains:
-        for record in await connection.fetch(_CHAINS, space, list(keys.chains)):
-            ws.load_inode(inode_of(record))
+        above = [inode_of(record) for record in await connection.fetch(_CHAINS, space, list(keys.chains))]
+        for inode in above:
+            ws.load_inode(inode)
+        keys.inodes.update(inode.ino for inode in above)
+    ws.known.add(keys)
 
 
 def merged(spans: set[Span]) -> list[Span]:

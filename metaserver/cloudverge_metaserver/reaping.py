@@ -14,7 +14,7 @@ from cloudverge_metaserver.database import Database
 from cloudverge_metaserver.incarnations import release_incarnation
 from cloudverge_metaserver.loading import load_batch
 from cloudverge_metaserver.rows import Connection
-from cloudverge_metaserver.writeback import Writing, write_chunks, write_log, write_rows
+from cloudverge_metaserver.writeback import Writing, write_chunks, write_log, write_rows, write_space
 from cloudverge_protocol import rules
 from cloudverge_protocol.errors import Refused
 from cloudverge_protocol.ids import EntryNumber, Incarnation, InodeId, Seq, SessionId, SpaceId
@@ -96,5 +96,6 @@ async def _reap(connection: Connection, space: SpaceId, session: SessionId, inos
     writing = Writing(space)
     write_chunks(writing, applied, usage, {})
     write_rows(writing, ws, session)
-    write_log(writing, applied, usage, NOBODY)
+    write_log(writing, applied, NOBODY)
+    write_space(writing, applied, usage.used_bytes)
     await writing.run(connection)

@@ -106,7 +106,8 @@ _READER: Final = """
     where s.space = $1
 """
 _QUOTA: Final = """
-    update meta.spaces set quota_bytes = $2, quota_inodes = $3, membership_epoch = greatest(membership_epoch, $4)
+    update meta.spaces set quota_bytes = $2, quota_inodes = $3, membership_epoch = greatest(membership_epoch, $4),
+        revision = revision + 1
     where space = $1 and (quota_bytes, quota_inodes) is distinct from ($2, $3) and membership_epoch <= $4
 """
 _FREE: Final = """

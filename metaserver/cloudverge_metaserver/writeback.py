@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
+import asyncpg
+
 from cloudverge_metaserver.applying import Applied, Usage
 from cloudverge_metaserver.batchset import BatchSet
 from cloudverge_metaserver.packing import pack_extents, pack_operation
@@ -79,6 +81,11 @@ _HIGH_WATER: Final = """update meta.incarnations i set high_water = k.number
     from unnest({0}::bigint[], {1}::bigint[]) k(incarnation, number) where i.incarnation = k.incarnation"""
 _SPACE: Final = """update meta.spaces set seq = {0}, used_bytes = used_bytes + {1}, used_inodes = {2}
     where space = $1"""
+_SPACE_AT: Final = """update meta.spaces set seq = {0}, used_bytes = used_bytes + {1}, used_inodes = {2},
+    revision = revision + 1 where space = $1 and revision = {3}::bigint returning space"""
+# The main query waits for the space's lock before any other part runs; nobody there divides by zero, which
+# undoes them all.
+_IF_HELD: Final = "select 1 / count(*) from held"
 
 
 class Writing:
@@ -103,8 +110,24 @@ class Writing:
         """Send it."""
         if self._parts:
             *first, last = self._parts
-            named = ", ".join(f"p{index} as ({part})" for index, part in enumerate(first))
+            named = _named(first)
             await connection.execute(f"with {named} {last}" if named else last, *self._arguments)
+
+    async def run_at(self, connection: Connection, revision: int, applied: Applied, grown_bytes: int) -> bool:
+        """Send it as a transaction of its own, on a space that is at ``revision``; False: it no longer is."""
+        parts, self._parts = self._parts, []
+        self.add(_SPACE_AT, applied.seq, grown_bytes, applied.used_inodes, revision)
+        held = self._parts[0]
+        named = ", ".join(filter(None, (f"held as ({held})", _named(parts))))
+        try:
+            await connection.execute(f"with {named} {_IF_HELD}", *self._arguments)
+        except asyncpg.DivisionByZeroError:
+            return False
+        return True
+
+
+def _named(parts: Sequence[str]) -> str:
+    return ", ".join(f"p{index} as ({part})" for index, part in enumerate(parts))
 
 
 def write_rows(writing: Writing, ws: BatchSet, session: SessionId) -> None:
@@ -190,8 +213,8 @@ def write_chunks(writing: Writing, applied: Applied, usage: Usage, durable: dict
     )
 
 
-def write_log(writing: Writing, applied: Applied, usage: Usage, session: SessionId) -> None:
-    """The oplog, the high-water numbers and the space's counters."""
+def write_log(writing: Writing, applied: Applied, session: SessionId) -> None:
+    """The oplog and the high-water numbers."""
     if not applied.entries:
         return
     first = applied.seq - len(applied.entries) + 1
@@ -201,4 +224,9 @@ def write_log(writing: Writing, applied: Applied, usage: Usage, session: Session
     ]
     writing.add(_OPLOG, session, *(list(column) for column in zip(*rows, strict=True)))
     writing.add_rows(_HIGH_WATER, list(applied.high_water.items()))
-    writing.add(_SPACE, applied.seq, usage.used_bytes, applied.used_inodes)
+
+
+def write_space(writing: Writing, applied: Applied, grown_bytes: int) -> None:
+    """The space's counters; must come last."""
+    if applied.entries:
+        writing.add(_SPACE, applied.seq, grown_bytes, applied.used_inodes)

@@ -64,6 +64,10 @@ class Keys:
     orphans: set[InodeId] = field(default_factory=set)
     chains: set[InodeId] = field(default_factory=set)
 
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self.inodes or self.dentries or self.spans or self.xattrs or self.orphans or self.chains)
+
     def whole(self, ino: InodeId) -> None:
         """All that ends with an inode: its content and attributes."""
         self.spans.add((ino, 0, REGION_MAX))

@@ -16,6 +16,7 @@ from cloudverge_metaserver.app import prepare_database
 from cloudverge_metaserver.batches import commit_batch
 from cloudverge_metaserver.chunks import Chunks
 from cloudverge_metaserver.database import Database
+from cloudverge_metaserver.kept import KeptSpaces
 from cloudverge_metaserver.reading import Reading
 from cloudverge_metaserver.servers import Heartbeat, Registration, Servers
 from cloudverge_metaserver.sessions import Sessions
@@ -87,7 +88,7 @@ class Mount:
 
     async def send(self, entries: Iterable[Entry], receipts: Iterable[Receipt] = ()) -> BatchReply:
         batch = Batch(*msgspec.structs.astuple(self.ref), tuple(receipts), tuple(entries))
-        return await commit_batch(self.world.database, self.who, batch)
+        return await commit_batch(self.world.database, self.world.kept, self.who, batch)
 
     async def do(self, *ops: Operation, receipts: Iterable[Receipt] = ()) -> BatchReply:
         return await self.send(self.entries(ops), receipts)
@@ -117,6 +118,7 @@ class World:
     chunks: Chunks
     reading: Reading
     keys: dict[int, bytes] = field(default_factory=dict)
+    kept: KeptSpaces = field(default_factory=KeptSpaces)
 
     async def open(self, who: Identity | None = None, cache_id: bytes | None = None) -> Mount:
         who = who or identity()

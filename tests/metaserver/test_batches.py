@@ -105,7 +105,7 @@ async def test_an_old_incarnation_is_fenced(mount, world):
 async def test_an_old_lease_epoch_is_fenced(mount):
     batch = Batch(mount.opened.session, mount.opened.incarnation, mount.opened.lease_epoch - 1, (), ())
     with pytest.raises(CloudVergeError) as caught:
-        await commit_batch(mount.world.database, mount.who, batch)
+        await commit_batch(mount.world.database, mount.world.kept, mount.who, batch)
     assert caught.value.code == Code.FENCED
 
 
@@ -118,7 +118,7 @@ async def test_sessions_that_are_absent_or_of_others_get_one_answer(mount, world
         (make_identity(space=3, user=3), mount.opened.session, mount.opened.incarnation),
     ):
         with pytest.raises(CloudVergeError) as caught:
-            await commit_batch(world.database, who, Batch(session, incarnation, 1, (), ()))
+            await commit_batch(world.database, world.kept, who, Batch(session, incarnation, 1, (), ()))
         answers.add((caught.value.code, caught.value.message))
     assert len(answers) == 1
 

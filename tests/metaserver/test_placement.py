@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from cloudverge_metaserver.chunks import OVER_QUOTA_BYTES, limit_within
 from cloudverge_metaserver.liveness import SILENT_AFTER_S, is_lost, is_silent
-from cloudverge_metaserver.placement import CHUNK_AT_LEAST_BYTES, ServerState, choose, place_chunk, placeable_bytes
+from cloudverge_metaserver.placement import (
+    CHUNK_AT_LEAST_BYTES,
+    ServerState,
+    choose,
+    place_chunk,
+    placeable_bytes,
+)
 from cloudverge_protocol.errors import CloudVergeError, Code
 from cloudverge_protocol.ids import BLOCK_BYTES, CHUNK_BYTES
 

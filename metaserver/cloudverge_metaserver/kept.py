@@ -1,0 +1,81 @@
+"""What is kept in memory of a space between two batches, so that a batch that needs nothing else is one round trip.
+
+A mount that fsyncs sends one small batch after another, about the same few rows. After a batch this process
+knows them: the rows, the chunks, who holds the lease. ``spaces.revision`` tells whether that is still so: whoever
+locks the space's row raises it, in whatever metaserver. So a batch may be applied to what is kept and written back
+by one statement that first raises the number from exactly the one remembered, and else changes nothing.
+
+Invariants: what is kept is a copy of committed rows at ``revision``, or it is thrown away; one task at a time has
+it in hands (``take``); it is small, and there are few of them: memory only, a restart forgets all.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+from cloudverge_auth.tokens import Identity
+from cloudverge_metaserver.admission import Admitted
+from cloudverge_metaserver.applying import Applied, IdRanges
+from cloudverge_metaserver.batchset import BatchSet
+from cloudverge_metaserver.durability import ChunkFacts
+from cloudverge_protocol.ids import ChunkId, SpaceId
+from cloudverge_protocol.messages import Batch
+
+SPACES_MAX: Final = 64
+ROWS_MAX: Final = 2_000  # of one space
+CHUNKS_MAX: Final = 64
+
+
+@dataclass(slots=True)
+class Kept:
+    """One space as its last batch left it."""
+
+    who: Admitted
+    ws: BatchSet = field(default_factory=BatchSet)
+    chunks: dict[ChunkId, ChunkFacts] = field(default_factory=dict)
+    ids: IdRanges | None = None  # of the session; None: not loaded
+
+    def is_for(self, identity: Identity, batch: Batch) -> bool:
+        """Whether this session was admitted under the same right; a newer membership is looked up."""
+        who = self.who
+        return (
+            who.user == identity.user
+            and who.session == batch.session
+            and who.incarnation == batch.incarnation
+            and who.lease_epoch == batch.lease_epoch
+            and who.membership_epoch == identity.membership_epoch
+        )
+
+    def settle(self, applied: Applied, grown_bytes: int, revision: int) -> None:
+        """All that was applied is committed, and the space is at ``revision`` now."""
+        self.ws.settle()
+        for chunk, end in applied.ends.items():
+            facts = self.chunks[chunk]
+            facts.committed_end = max(facts.committed_end, end)
+        for chunk in applied.done:
+            del self.chunks[chunk]
+        self.who = self.who.after(applied, self.who.used_bytes + grown_bytes, revision)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is worth its memory."""
+        return self.ws.weight <= ROWS_MAX and len(self.chunks) <= CHUNKS_MAX
+
+
+class KeptSpaces:
+    """The spaces that had a batch last."""
+
+    def __init__(self) -> None:
+        self._spaces: OrderedDict[SpaceId, Kept] = OrderedDict()
+
+    def take(self, space: SpaceId) -> Kept | None:
+        """What is kept; the caller puts it back if it is still true."""
+        return self._spaces.pop(space, None)
+
+    def put(self, space: SpaceId, kept: Kept) -> None:
+        """Keep it for the next batch."""
+        if not kept.is_small:
+            return
+        self._spaces[space] = kept
+        if len(self._spaces) > SPACES_MAX:
+            self._spaces.popitem(last=False)
