@@ -7,6 +7,7 @@ no planner can turn around (see ``loading``); the space's lock keeps them where 
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final
 
@@ -85,20 +86,19 @@ _SPACE_AT: Final = """update meta.spaces set seq = {0}, used_bytes = used_bytes 
     revision = revision + 1 where space = $1 and revision = {3}::bigint returning space"""
 # The main query waits for the space's lock before any other part runs; nobody there divides by zero, which
 # undoes them all.
-_IF_HELD: Final = "select 1 / count(*) from held"
+_IF_HELD: Final = "select 1 / count(*) from {before}"
 
 
 class Writing:
     """One statement in the making."""
 
     def __init__(self, space: SpaceId) -> None:
-        self._parts: list[str] = []
+        self._parts: list[tuple[str, int]] = []  # template, number of arguments
         self._arguments: list[Any] = [space]
 
     def add(self, template: str, *arguments: Any) -> None:  # noqa: ANN401  # whatever SQL takes
         """One more part; its places {0}, {1}, ... are numbered on from those before it."""
-        first = len(self._arguments) + 1
-        self._parts.append(template.format(*(f"${first + index}" for index in range(len(arguments)))))
+        self._parts.append((template, len(arguments)))
         self._arguments.extend(arguments)
 
     def add_rows(self, template: str, rows: Sequence[Sequence[Any]]) -> None:
@@ -109,25 +109,30 @@ class Writing:
     async def run(self, connection: Connection) -> None:
         """Send it."""
         if self._parts:
-            *first, last = self._parts
-            named = _named(first)
-            await connection.execute(f"with {named} {last}" if named else last, *self._arguments)
+            await connection.execute(_statement(tuple(self._parts)), *self._arguments)
 
     async def run_at(self, connection: Connection, revision: int, applied: Applied, grown_bytes: int) -> bool:
         """Send it as a transaction of its own, on a space that is at ``revision``; False: it no longer is."""
-        parts, self._parts = self._parts, []
         self.add(_SPACE_AT, applied.seq, grown_bytes, applied.used_inodes, revision)
-        held = self._parts[0]
-        named = ", ".join(filter(None, (f"held as ({held})", _named(parts))))
+        self.add(_IF_HELD)
         try:
-            await connection.execute(f"with {named} {_IF_HELD}", *self._arguments)
+            await connection.execute(_statement(tuple(self._parts)), *self._arguments)
         except asyncpg.DivisionByZeroError:
             return False
         return True
 
 
-def _named(parts: Sequence[str]) -> str:
-    return ", ".join(f"p{index} as ({part})" for index, part in enumerate(parts))
+@lru_cache(maxsize=512)
+def _statement(parts: tuple[tuple[str, int], ...]) -> str:
+    """The text of templates that take so many arguments each; the last one is the main query."""
+    texts, first = [], 2
+    for index, (template, count) in enumerate(parts):
+        places = (f"${first + place}" for place in range(count))
+        texts.append(template.format(*places, before=f"p{index - 1}"))
+        first += count
+    *others, last = texts
+    named = ", ".join(f"p{index} as ({text})" for index, text in enumerate(others))
+    return f"with {named} {last}" if others else last
 
 
 def write_rows(writing: Writing, ws: BatchSet, session: SessionId) -> None:

@@ -112,12 +112,18 @@ class Shipper:
 
     async def ship_once(self) -> None:
         """Send one batch and take note of what came of it."""
-        async with self._busy:
+        try:
+            self._busy.acquire_nowait()  # usually free; waiting in line costs a turn of the loop
+        except trio.WouldBlock:
+            await self._busy.acquire()
+        try:
             items = self._outbox.first(BATCH_ENTRIES, BATCH_BYTES)
             if items:
                 reply = await self._send(items)
                 await self._note(items, reply)
             await self._close_old()
+        finally:
+            self._busy.release()
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
@@ -213,8 +219,17 @@ class Shipper:
         self._urgent.set()
 
     async def barrier(self) -> None:
-        """Until all that is queued now is settled; raises Unavailable after ``PATIENCE_S`` without progress."""
+        """Until all that is queued now is settled; raises Unavailable after ``PATIENCE_S`` without progress.
+
+        The caller ships it himself if nothing is under way: two turns of the loop less. If that fails, ``run``
+        tries again, and he waits like all others.
+        """
         target = self._outbox.pushed
+        try:
+            while self._outbox.settled < target and not self._busy.locked() and not self.trouble:
+                await self.ship_once()
+        except (Unavailable, Denied) as error:
+            _log.info("a barrier's batch was not shipped", reason=error.message)
         while self._outbox.settled < target:
             self._urgent.set()
             before, moved = self._outbox.settled, self._moved
