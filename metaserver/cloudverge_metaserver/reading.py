@@ -100,6 +100,8 @@ class Reading:
         """A folder, and what is below it as far as the budget goes."""
         check_space(identity, message.space)
         budget = max(1, min(message.budget, BUDGET_MAX))
+        if len(message.more) > BUDGET_MAX:
+            raise ProtocolFault(Code.BAD_REQUEST, f"more than {BUDGET_MAX} folders at once")
         async with self._database.snapshot() as connection:
             seq = await _seq_of(connection, message.space)
             walk = await _walk(connection, message, budget)
@@ -171,17 +173,29 @@ async def _walk(connection: Connection, message: Tree, budget: int) -> Walk:
     walk.inodes[message.ino] = inode_of(root)
     rows = await connection.fetch(_PAGE, message.space, message.ino, message.cursor, budget + 1)
     walk.take_page(message.ino, message.cursor, [_entry(row) for row in rows[:budget]], len(rows) > budget)
-    listed = [message.ino]
-    while message.deep and walk.folders[0].complete and (level := walk.next_level(listed)):
+    if not message.deep or not walk.folders[0].complete:
+        return walk
+    more = [InodeId(ino) for ino in dict.fromkeys(message.more) if _known(ino) and ino != message.ino]
+    if more:
+        inodes = {row[0]: inode_of(row) for row in await connection.fetch(_INODES, message.space, more)}
+        level = walk.fitting([inodes[ino] for ino in more if ino in inodes])
+        walk.inodes.update((folder.ino, folder) for folder in level)
+        await _take_level(connection, message.space, walk, level)
+    listed = [folder.ino for folder in walk.folders]
+    while level := walk.next_level(listed):
         listed = [folder.ino for folder in level]
-        entries: dict[InodeId, Entries] = {folder.ino: [] for folder in level}
-        wanted = [folder.ino for folder in level if folder.entries]
-        for row in await connection.fetch(_LEVEL, message.space, wanted) if wanted else ():
-            dentry, inode = _entry(row)
-            entries[dentry.parent].append((dentry, inode))
-        for ino, found in entries.items():
-            walk.take_whole(ino, found)
+        await _take_level(connection, message.space, walk, level)
     return walk
+
+
+async def _take_level(connection: Connection, space: SpaceId, walk: Walk, level: list[Inode]) -> None:
+    entries: dict[InodeId, Entries] = {folder.ino: [] for folder in level}
+    wanted = [folder.ino for folder in level if folder.entries]
+    for row in await connection.fetch(_LEVEL, space, wanted) if wanted else ():
+        dentry, inode = _entry(row)
+        entries[dentry.parent].append((dentry, inode))
+    for ino, found in entries.items():
+        walk.take_whole(ino, found)
 
 
 def _entry(row: asyncpg.Record) -> tuple[Dentry, Inode]:

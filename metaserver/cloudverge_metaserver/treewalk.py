@@ -57,15 +57,17 @@ class Walk:
 
     def next_level(self, listed: Iterable[InodeId]) -> list[Inode]:
         """The sub-folders of the folders ``listed`` last that fit what is left, in order."""
-        chosen, left, known = [], self.entries_left, set(listed)
-        for folder in self.folders:
-            if folder.ino not in known:
-                continue
-            for dentry in folder.dentries:
-                inode = self.inodes[dentry.ino]
-                if inode.is_dir and inode.entries <= left:
-                    left -= inode.entries
-                    chosen.append(inode)
+        known, done = set(listed), {folder.ino for folder in self.folders}
+        below = (dentry.ino for folder in self.folders if folder.ino in known for dentry in folder.dentries)
+        return self.fitting(self.inodes[ino] for ino in below if ino not in done)
+
+    def fitting(self, inodes: Iterable[Inode]) -> list[Inode]:
+        """Those of ``inodes`` that are folders and fit what is left, in order."""
+        chosen, left = [], self.entries_left
+        for inode in inodes:
+            if inode.is_dir and inode.entries <= left:
+                left -= inode.entries
+                chosen.append(inode)
         return chosen
 
 

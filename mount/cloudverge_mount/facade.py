@@ -48,6 +48,7 @@ class Vfs(Files, Listing, Xattrs):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.core.shipper.run)
             nursery.start_soon(self.core.writer.run)
+            nursery.start_soon(self.core.loader.run_ahead)
             nursery.start_soon(self._keep_trying)
             nursery.start_soon(self._keep_up)
             task_status.started()

@@ -35,6 +35,7 @@ class Listing(Names):
         row = await self.core.retry(self.core.row, ino)
         if not row.is_dir:
             raise Refused(Code.NOT_DIR, f"inode {ino} is not a folder")
+        self.core.loader.ahead.opened(ino)
         return self.core.handles.open_folder(ino)
 
     async def releasedir(self, fh: int) -> None:

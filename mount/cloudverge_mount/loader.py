@@ -4,9 +4,10 @@ What we have seen or done ourselves always wins over what the server sends: nobo
 while we are its active mount, so a row that is known here is at least as new. A reply may have been on its
 way while rows were forgotten and changed (``Rebase`` does that); such a reply is stale and asked for again.
 
-A folder is loaded with its subtree, as far as one TREE reply goes, so that a walk over a fresh mount costs few
-round trips. When a sibling has been loaded before, the reply starts at this folder in its parent and goes on
-with the siblings that follow. In a folder too large for one reply single names are asked for first; after
+A folder is loaded with its subtree, as far as one TREE reply goes, and with those that earlier replies left out
+and a walk comes to next (see ``ahead``), so that a walk over a fresh mount costs few round trips. Where none are
+known but a sibling has been loaded before, the reply starts at this folder in its parent and goes on with the
+siblings that follow. In a folder too large for one reply single names are asked for first; after
 ``NAMES_BEFORE_LISTING`` of them, or for a listing, all its pages are fetched.
 """
 
@@ -15,6 +16,7 @@ from typing import Final, Protocol
 
 import trio
 
+from cloudverge_mount.ahead import Ahead
 from cloudverge_mount.changes import Node
 from cloudverge_mount.localset import NotLoaded
 from cloudverge_mount.replica import EXTENTS, HAS_XATTRS, LISTED, XATTRS
@@ -24,7 +26,7 @@ from cloudverge_protocol.ids import DentryId, InodeId, SpaceId, region_of
 from cloudverge_protocol.inodes import Dentry, Extents, Inode
 from cloudverge_protocol.messages import Folder, Load, LoadReply, Tree, TreeReply
 
-BUDGET: Final = 4000
+BUDGET: Final = 2000
 NAMES_BEFORE_LISTING: Final = 16
 LOAD_MAX: Final = 2000  # keys of one LOAD
 REGIONS_MAX: Final = 2000
@@ -50,6 +52,7 @@ class Loader:
         self._relief = relief
         self._under_way: dict[object, trio.Event] = {}
         self._asked_names: dict[int, int] = {}  # of large folders: names asked for one by one
+        self.ahead = Ahead(self._entries_to_load)
         self.generation = 0  # raised when rows are forgotten: replies to older requests are stale
         self.round_trips = 0
 
@@ -60,7 +63,8 @@ class Loader:
         elif missing.name is not None:
             await self._load_name(*missing.name)
         elif missing.folder:
-            await self._once(("folder", missing.folder), lambda: self.folder(missing.folder))
+            await self.ahead.arrived()
+            await self._load_folder(missing.folder)
         elif missing.extents:
             await self._once(("extents", missing.extents), lambda: self.extents(missing.extents))
         elif missing.xattrs:
@@ -78,6 +82,14 @@ class Loader:
         finally:
             del self._under_way[key]
             event.set()
+
+    async def run_ahead(self) -> None:
+        """Load what will be missing next, for ever."""
+        await self.ahead.run(self._load_folder)
+
+    async def _load_folder(self, ino: int) -> None:
+        if not self._is_listed(ino):
+            await self._once(("folder", ino), lambda: self.folder(ino))
 
     # --- names -------------------------------------------------------------------------------------------
 
@@ -126,9 +138,12 @@ class Loader:
         """Load all names of a folder."""
         self._asked_names.pop(ino, None)
         generation = self.generation
-        start = self._start_in_parent(ino)
+        more = self.ahead.take(ino, BUDGET)
+        start = None if more else self._start_in_parent(ino)
         if start is not None:
-            await self._tree(start[0], start[1])
+            await self._tree(*start)
+        elif more:
+            await self._tree(ino, 0, more)
         cursor = 0
         while not self._is_listed(ino):
             before, cursor = cursor, await self._page(ino, cursor, generation)
@@ -138,6 +153,12 @@ class Loader:
     def _is_listed(self, ino: int) -> bool:
         node = self._rows.node(ino)
         return node is not None and bool(node.known & LISTED)
+
+    def _entries_to_load(self, ino: int) -> int | None:
+        node = self._rows.node(ino)
+        if node is None or node.row is None or not node.row.is_dir or node.known & LISTED:
+            return None
+        return node.row.entries if node.row.entries <= BUDGET else None
 
     def _start_in_parent(self, ino: int) -> tuple[int, int] | None:
         """(parent, cursor) for a TREE request that begins with this folder and goes on with its siblings."""
@@ -160,17 +181,20 @@ class Loader:
         if generation != self.generation:
             return 0
         await self._put_tree(reply, generation, {ino: cursor})
+        self.ahead.took((ino,), reply)
         for folder in reply.folders:
             if folder.ino == ino and folder.dentries:
                 return folder.dentries[-1].dentry
         return 0
 
-    async def _tree(self, ino: int, cursor: int) -> bool:
+    async def _tree(self, ino: int, cursor: int, more: Sequence[int] = ()) -> bool:
         """One TREE reply; whether folder ``ino`` is whole afterwards."""
         generation = self.generation
-        reply = await self._ask(Tree(self._space, InodeId(ino), DentryId(cursor), BUDGET))
+        also = tuple(InodeId(each) for each in more)
+        reply = await self._ask(Tree(self._space, InodeId(ino), DentryId(cursor), BUDGET, more=also))
         if generation == self.generation:
             await self._put_tree(reply, generation, {ino: 0} if not cursor else {})
+            self.ahead.took((ino, *more), reply)
         return self._is_listed(ino)
 
     async def _ask(self, request: Tree) -> TreeReply:
@@ -277,7 +301,7 @@ class _Putter:
 
     def _put_some(self, parent: int, entries: Sequence[Dentry]) -> None:
         rows = self._rows
-        stored = rows.replica.names_among(parent, [entry.name for entry in entries])
+        stored = rows.stored_among(parent, [entry.name for entry in entries])
         inodes = rows.replica.which([entry.ino for entry in entries])
         changed = rows.changed_names(parent)
         for entry in entries:

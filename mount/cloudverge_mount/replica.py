@@ -137,10 +137,12 @@ class Replica:
             (parent, after, limit),
         ).fetchall()
 
+    def has_names(self, parent: int) -> bool:
+        """Whether any name of a folder is here."""
+        return self._select("select 1 from dentry where parent = ? limit 1", (parent,)).fetchone() is not None
+
     def names_among(self, parent: int, names: list[bytes]) -> set[bytes]:
         """Those of ``names`` in a folder of which something is known."""
-        if self._select("select 1 from dentry where parent = ? limit 1", (parent,)).fetchone() is None:
-            return set()
         slots = next(size for size in (8, 64, 512, len(names)) if size >= len(names))
         marks = ",".join("?" * slots)
         filled = names + names[-1:] * (slots - len(names))

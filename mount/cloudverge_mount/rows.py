@@ -47,6 +47,7 @@ class Rows:
         self.epoch = 0  # raised whenever SQLite's state or the caches change as a whole
         self._flushing = Changes()
         self._resident: set[int] = set()
+        self._unstored: set[int] = set()  # folders with changed names of which SQLite has none
         self._nodes: dict[int, Node] = {}
         self._old_nodes: dict[int, Node] = {}
         self._names: dict[tuple[int, bytes], Dentry | None] = {}
@@ -105,6 +106,7 @@ class Rows:
         node = Node(inode, WHOLE_FOLDER if folder else WHOLE_FILE)
         if folder:
             self._resident.add(inode.ino)
+            self._unstored.add(inode.ino)
         self._cache_node(inode.ino, node)
         self.changes.nodes[inode.ino] = node
 
@@ -298,6 +300,15 @@ class Rows:
             return older or newer or {}
         return {**older, **newer}
 
+    def stored_among(self, parent: int, names: list[bytes]) -> set[bytes]:
+        """Those of a folder's ``names`` that SQLite knows something of; the folder is about to get names."""
+        if parent in self._unstored:
+            return set()
+        if self.replica.has_names(parent):
+            return self.replica.names_among(parent, names)
+        self._unstored.add(parent)
+        return set()
+
     def page(self, parent: int, after: int, limit: int) -> list[Listed]:
         """Up to ``limit`` names with ids above ``after``, in order; the folder must be LISTED.
 
@@ -307,7 +318,7 @@ class Rows:
         if not changed:
             return self.replica.page(parent, after, limit)
         while True:
-            stored = self.replica.page(parent, after, limit)
+            stored = [] if parent in self._unstored else self.replica.page(parent, after, limit)
             full = len(stored) == limit
             bound = stored[-1][0] if full else None
             merged = [item for item in stored if item[1] not in changed]
@@ -358,6 +369,7 @@ class Rows:
 
     def written(self) -> None:
         """The group of the last snapshot is in SQLite."""
+        self._unstored.difference_update(self._flushing.names, self._flushing.nodes)
         self._flushing = Changes()
         self.epoch += 1
 
@@ -379,4 +391,5 @@ class Rows:
         ):
             cache.clear()
         self._resident.clear()
+        self._unstored.clear()
         self.epoch += 1

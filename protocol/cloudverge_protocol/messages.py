@@ -224,13 +224,17 @@ class BatchReply(Message, frozen=True):
 
 
 class Tree(Message, frozen=True):
-    """List folder ``ino`` from after dentry ``cursor``, then its sub-folders breadth first, ``budget`` entries."""
+    """List folder ``ino`` from after dentry ``cursor``, then its sub-folders breadth first, ``budget`` entries.
+
+    ``more`` are folders to be listed like sub-folders of the first level, before those.
+    """
 
     space: SpaceId
     ino: InodeId
     cursor: DentryId = DentryId(0)
     budget: int = 4000
     deep: bool = True
+    more: tuple[InodeId, ...] = ()
 
 
 class Folder(Message, frozen=True):

@@ -52,6 +52,25 @@ async def test_a_tree_has_the_sub_folders_breadth_first_and_complete(mount):
     assert reply.seq == 8
 
 
+async def test_further_folders_come_with_theirs_below_them_once_each_and_only_of_this_space(mount):
+    a, b, c = await folders(mount, 1, b"a", b"b", b"c")
+    (deep,) = await folders(mount, b, b"deep")
+    (file,) = await files(mount, a, 1)
+    reply = await tree(mount, ino=a, more=(b, c, b, a, file, 12345, 2**63))
+    assert [folder.ino for folder in reply.folders] == [a, b, c, deep]
+    assert {inode.ino for inode in reply.inodes} == {a, b, c, deep, file}
+    above = await tree(mount, ino=1, more=(b,))
+    assert [folder.ino for folder in above.folders] == [1, b, a, c, deep]
+
+
+async def test_further_folders_over_the_budget_are_left_out(mount):
+    a, big, small = await folders(mount, 1, b"a", b"big", b"small")
+    await files(mount, big, 20)
+    await files(mount, small, 3)
+    reply = await tree(mount, ino=a, more=(big, small), budget=10)
+    assert [folder.ino for folder in reply.folders] == [a, small]
+
+
 async def test_an_empty_space_and_an_empty_folder_are_complete(mount):
     reply = await tree(mount)
     assert reply.folders[0].complete

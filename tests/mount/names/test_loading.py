@@ -56,6 +56,22 @@ async def test_walking_a_fresh_mount_costs_few_round_trips(mounts, root) -> None
     await assert_same(vfs, mounts.server, mounts.disk)
 
 
+async def test_a_deep_tree_of_small_folders_costs_few_round_trips_too(mounts, root) -> None:
+    vfs = await mounts.start()
+    for number in range(30):
+        above = await vfs.mkdir(1, b"d%d" % number, 0o755, root)
+        for below in range(4):
+            folder = await vfs.mkdir(above.ino, b"e%d" % below, 0o755, root)
+            deepest = await vfs.mkdir(folder.ino, b"f", 0o755, root)
+            await mounts.file(deepest.ino, b"file")
+    mounts.server.tree_budget = 100
+    vfs = await cold(mounts)
+    entries = 30 * (1 + 4 * 3)
+    assert await walk(vfs, 1) == entries
+    assert mounts.meta.trees + mounts.meta.loads <= 3 * entries // 100
+    await assert_same(vfs, mounts.server, mounts.disk)
+
+
 async def test_a_large_folder_is_paged_and_its_names_looked_up_one_by_one_first(mounts, root) -> None:
     vfs = await mounts.start()
     folder = await vfs.mkdir(1, b"big", 0o755, root)
