@@ -1,5 +1,6 @@
 """Attributes: getattr, setattr, truncate, readlink, access, statfs."""
 
+import os
 import stat
 from typing import Final
 
@@ -13,6 +14,7 @@ from cloudverge_protocol.inodes import Inode
 from cloudverge_protocol.operations import Setattr, Truncate
 
 GROUP_RUN: Final = stat.S_ISGID | stat.S_IXGRP
+ANY_X: Final = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
 
 
 def without_setid(mode: int) -> int | None:
@@ -46,8 +48,11 @@ class Attributes:
         return row.target
 
     async def access(self, ino: int, mode: int, ctx: Caller) -> bool:
-        """Permissions are the kernel's business (default_permissions)."""
-        return True
+        """access(2) by root, which may do all but run a file that nobody may; others the kernel checks itself."""
+        if not mode & os.X_OK:
+            return True
+        row = await self.core.retry(self.core.row, ino)
+        return not row.is_file or bool(self.core.shown(row).mode & ANY_X)
 
     async def statfs(self) -> Statfs:
         """Room in the space."""

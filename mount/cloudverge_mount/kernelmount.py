@@ -29,9 +29,14 @@ DETACHED_WAIT_S: Final = 0.5  # for whoever still has files open after a lazy un
 _log = structlog.get_logger()
 
 
-def fuse_options(options: MountOptions, space_name: str) -> set[str]:
-    """The options for the kernel and libfuse. Pure."""
-    chosen = {"default_permissions", *options.kernel}
+def fuse_options(options: MountOptions, space_name: str, uid: int) -> set[str]:
+    """The options for the kernel and libfuse, for a mount by ``uid``. Pure.
+
+    Where the kernel lets nobody but root in, there is nothing for it to check; see docs/decisions/0004.
+    """
+    chosen = {*options.kernel}
+    if uid or not chosen.isdisjoint(("allow_other", "allow_root")):
+        chosen.add("default_permissions")
     if not options.fsname:
         chosen.add(f"fsname=cloudverge:{space_name.replace(',', '_')}")
     return chosen
