@@ -7,6 +7,7 @@ Python. So the import slot of ``fuse_session_new`` in pyfuse3 is replaced before
 * Listings are kept in the kernel's page cache (FOPEN_CACHE_DIR with FOPEN_KEEP_CACHE): a folder nobody has changed
   is listed again without a request. The kernel drops them when the folder changes through this mount, and
   ``invalidate_inode`` drops them when it changed elsewhere.
+* A descriptor that cannot write is closed without a FLUSH (FOPEN_NOFLUSH): nothing can be left to be kept.
 * FUSE_HANDLE_KILLPRIV_V2: the kernel leaves the clearing of setuid, setgid and capabilities to us, and therefore
   need not ask for ``security.capability`` before each write, which otherwise doubles the requests of small writes.
 
@@ -16,18 +17,21 @@ bits on write, truncate and chown, and the binding lets the kernel keep no mode 
 """
 
 import ctypes
+import os
 from ctypes import c_int, c_size_t, c_ssize_t, c_uint32, c_uint64, c_void_p
-from typing import Final
+from typing import Any, Final
 
 import pyfuse3
 
 from cloudverge_mount.importslots import Unsupported, swap
 
-OPENDIR: Final = 20  # its place in struct fuse_lowlevel_ops
+OPEN: Final = 14  # their places in struct fuse_lowlevel_ops
+OPENDIR: Final = 20
 POINTER_BYTES: Final = 8
 FILE_INFO_BITS: Final = 4  # offset of the bit field in struct fuse_file_info
 KEEP_CACHE: Final = 1 << 2
 CACHE_READDIR: Final = 1 << 6
+NOFLUSH: Final = 1 << 7  # since libfuse 3.11; before that nobody looks at the bit
 VERSION_MIN: Final = 305  # libfuse 3.5, the first with cache_readdir
 BROKEN: Final = ("3.14.1",)  # had another struct fuse_file_info
 
@@ -38,7 +42,7 @@ HANDLE_KILLPRIV_V2: Final = 1 << 28
 
 # PYFUNCTYPE keeps the interpreter lock: pyfuse3 holds it in all of its calls
 _NEW: Final = ctypes.PYFUNCTYPE(c_void_p, c_void_p, c_void_p, c_size_t, c_void_p)
-_OPENDIR: Final = ctypes.PYFUNCTYPE(None, c_void_p, c_uint64, c_void_p)
+_OPEN: Final = ctypes.PYFUNCTYPE(None, c_void_p, c_uint64, c_void_p)
 _WRITEV: Final = ctypes.PYFUNCTYPE(c_ssize_t, c_int, c_void_p, c_int)
 
 
@@ -55,10 +59,12 @@ class FuseHook:
 
     def __init__(self) -> None:
         self._new = _NEW(self._session_new)
-        self._opendir = _OPENDIR(self._open_folder)
+        self._open = _OPEN(self._open_file)
+        self._opendir = _OPEN(self._open_folder)
         self._writev = _WRITEV(self._answer_init)
         self._real_new = _NEW()
-        self._real_opendir = _OPENDIR()
+        self._real_open = _OPEN()
+        self._real_opendir = _OPEN()
         self._real_writev = _WRITEV()
         self._real_writev_pointer = 0
         self.caches_listings = True
@@ -81,11 +87,15 @@ class FuseHook:
     def _session_new(self, arguments: int, operations: int, size: int, data: int) -> int | None:
         swap(pyfuse3.__file__, "fuse_session_new", _pointer(self._real_new))
         if size >= (OPENDIR + 1) * POINTER_BYTES:
-            slot = c_uint64.from_address(operations + OPENDIR * POINTER_BYTES)
-            self._real_opendir = _OPENDIR(slot.value)
-            slot.value = _pointer(self._opendir)
+            self._real_open = _replace(operations + OPEN * POINTER_BYTES, self._open)
+            self._real_opendir = _replace(operations + OPENDIR * POINTER_BYTES, self._opendir)
         session: int | None = self._real_new(arguments, operations, size, data)
         return session
+
+    def _open_file(self, request: int, ino: int, file_info: int) -> None:
+        if c_int.from_address(file_info).value & os.O_ACCMODE == os.O_RDONLY:
+            c_uint32.from_address(file_info + FILE_INFO_BITS).value |= NOFLUSH
+        self._real_open(request, ino, file_info)
 
     def _open_folder(self, request: int, ino: int, file_info: int) -> None:
         if self.caches_listings:
@@ -100,6 +110,14 @@ class FuseHook:
                 c_uint32.from_address(answer + INIT_OUT_FLAGS).value |= HANDLE_KILLPRIV_V2
         written: int = self._real_writev(fd, vectors, count)
         return written
+
+
+def _replace(address: int, function: Any) -> Any:  # noqa: ANN401  # a type that ctypes makes
+    """Put ``function`` into the slot; what was there."""
+    slot = c_uint64.from_address(address)
+    before = _OPEN(slot.value)
+    slot.value = _pointer(function)
+    return before
 
 
 def _pointer(function: object) -> int:
