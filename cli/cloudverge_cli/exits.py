@@ -44,7 +44,7 @@ def is_foreign(error: ModuleNotFoundError) -> bool:
     return not (error.name or "cloudverge").startswith("cloudverge")
 
 
-def missing_extra(verb: str, module: str, missing: str | None) -> str:
-    """What to tell somebody whose verb lacks a library."""
+def missing_extra(command: str, module: str, missing: str | None) -> str:
+    """What to tell somebody whose command lacks a library."""
     extra = _EXTRA_OF_ROOM.get(module.partition(".")[0], "server")
-    return f'cv {verb} needs {missing}, which is not installed: pip install "cloudverge[{extra}]"'
+    return f'{command} needs {missing}, which is not installed: pip install "cloudverge[{extra}]"'

@@ -28,7 +28,7 @@ def run(arguments: Sequence[str], verbs: dict[str, Verb]) -> int:
     except ModuleNotFoundError as error:
         if chosen is None or not is_foreign(error):
             raise
-        return _complain(missing_extra(chosen.name, chosen.module, error.name), 1)
+        return _complain(missing_extra(f"cv {chosen.name}", chosen.module, error.name), 1)
     return 0
 
 

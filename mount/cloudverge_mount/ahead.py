@@ -20,6 +20,7 @@ from cloudverge_protocol.ids import InodeId
 from cloudverge_protocol.messages import TreeReply
 
 LEFT_MAX: Final = 4_000
+ARRIVES_WITHIN_S: Final = 2.0
 
 _log = structlog.get_logger()
 
@@ -64,9 +65,10 @@ class Ahead:
             self._used.set()
 
     async def arrived(self) -> None:
-        """Wait for what is under way: it may be what the caller is missing."""
+        """Wait a little for what is under way: it may be what the caller is missing."""
         if self._under_way is not None:
-            await self._under_way.wait()
+            with trio.move_on_after(ARRIVES_WITHIN_S):
+                await self._under_way.wait()
 
     async def run(self, load: Callable[[int], Awaitable[None]]) -> None:
         """Load ahead, for ever. ``load(ino)`` loads a folder and what ``take`` gives for it."""

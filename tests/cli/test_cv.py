@@ -74,8 +74,10 @@ def test_wrong_usage_ends_with_2(verbs):
 def test_a_verb_without_its_library_names_the_install_that_brings_it(verbs, capsys):
     assert run(["greet", "ann"], verbs("no_such_library")) == 1
     assert "no_such_library" in capsys.readouterr().err
-    assert 'pip install "cloudverge[mount]"' in missing_extra("sync", "cloudverge_mount.verbs", "trio")
-    assert 'pip install "cloudverge[embedded]"' in missing_extra("up", "cloudverge_embedded.verbs", "asyncpg")
+    assert 'pip install "cloudverge[mount]"' in missing_extra("cv sync", "cloudverge_mount.verbs", "trio")
+    assert 'pip install "cloudverge[embedded]"' in missing_extra(
+        "cv up", "cloudverge_embedded.verbs", "asyncpg"
+    )
 
 
 def test_a_missing_module_of_our_own_is_a_bug_and_shows_as_one(verbs):
