@@ -56,10 +56,17 @@ def test_options_are_sorted_out():
     assert options.preserve_owner
     assert options.kernel == ("allow_other", "suid", "dev")
     assert options.values == {"space": "photos"}
-    assert fuse_options(options, "ann") == {
+    assert fuse_options(options, "ann", uid=0) == {
         "default_permissions", "allow_other", "suid", "dev", "fsname=cloudverge:ann",
     }  # fmt: skip
-    assert fuse_options(parse_options(["fsname=here"]), "ann") == {"default_permissions", "fsname=here"}
+
+
+def test_permissions_are_left_to_the_kernel_unless_nobody_but_root_can_get_in():
+    here = parse_options(["fsname=here"])
+    assert fuse_options(here, "ann", uid=0) == {"fsname=here"}
+    assert fuse_options(here, "ann", uid=1000) == {"default_permissions", "fsname=here"}
+    for word in ("allow_other", "allow_root"):
+        assert "default_permissions" in fuse_options(parse_options([word]), "ann", uid=0)
 
 
 @pytest.mark.parametrize("word", ["preserve_owners", "allow_other=1", "fsname", "max_read=4096", "space"])

@@ -95,3 +95,30 @@ def test_setuid_falls_when_the_file_is_given_away(owned):
     path.chmod(0o6755)
     assert as_somebody(f"os.chown(sys.argv[1], -1, {GROUP})", path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
+
+
+@needs_root
+def test_a_mount_of_roots_own_lets_root_do_all_but_run_what_nobody_may_and_nobody_else_in(
+    new_mount, monkeypatch
+):
+    mount = new_mount("preserve_owner")
+    file = mount.path / "file"
+    file.write_text("#!/bin/sh\n")
+    file.chmod(0)
+    assert file.read_text() == "#!/bin/sh\n"
+    assert os.access(file, os.R_OK | os.W_OK)
+    assert not os.access(file, os.X_OK)
+    with pytest.raises(PermissionError):
+        subprocess.run([file], check=False)
+    file.chmod(0o001)
+    assert os.access(file, os.X_OK)
+    subprocess.run([file], check=True)
+    (mount.path / "folder").mkdir(mode=0)
+    (mount.path / "folder/in it").write_text("x")
+    assert os.listdir(mount.path / "folder") == ["in it"]
+    mount.path.chmod(0o777)
+    file.chmod(0o666)
+    monkeypatch.chdir(mount.path.parent)  # the folders above it are root's alone too
+    mount.path.parent.chmod(0o755)
+    assert as_somebody("os.listdir('.')")
+    assert not as_somebody(f"open('{mount.path.name}/file').read()")
