@@ -24,6 +24,8 @@ Region = tuple[InodeId, int]
 Attribute = tuple[InodeId, bytes]
 
 _ABSENT: Final = object()
+_ROW_BYTES: Final = 300
+_EXTENT_BYTES: Final = 200
 _NOTHING: Final[Mapping[Any, Any]] = {}
 
 
@@ -91,9 +93,18 @@ class BatchSet:
         self._log.clear()
 
     @property
-    def weight(self) -> int:
-        """About how many rows and keys there are."""
-        return len(self.inodes) + len(self.dentries) + len(self.before) + self.known.weight
+    def rows(self) -> int:
+        """How many rows and known keys there are."""
+        return len(self.inodes) + len(self.dentries) + len(self.before) + self.known.count
+
+    def size_bytes(self) -> int:
+        """About how much memory the rows take."""
+        return (
+            sum(_ROW_BYTES + len(inode.target) for inode in self.inodes.values())
+            + sum(_ROW_BYTES + len(name) for _, name in self.dentries)
+            + sum(_EXTENT_BYTES * len(extents) for extents in self.before.values())
+            + sum(len(value) for held in self.attributes.values() for value in held.values())
+        )
 
     # --- one entry ---
 

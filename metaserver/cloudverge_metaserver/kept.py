@@ -22,8 +22,11 @@ from cloudverge_protocol.ids import ChunkId, SpaceId
 from cloudverge_protocol.messages import Batch
 
 SPACES_MAX: Final = 64
-ROWS_MAX: Final = 2_000  # of one space
+ROWS_MAX: Final = 1_000  # of one space; keys known to be absent count too
+BYTES_MAX: Final = 1 << 20  # of one space, about
 CHUNKS_MAX: Final = 64
+FEW: Final = 4  # entries that cannot add much
+WEIGH_EVERY: Final = 32  # batches of so few
 
 
 @dataclass(slots=True)
@@ -34,6 +37,8 @@ class Kept:
     ws: BatchSet = field(default_factory=BatchSet)
     chunks: dict[ChunkId, ChunkFacts] = field(default_factory=dict)
     ids: IdRanges | None = None  # of the session; None: not loaded
+    unweighed: int = 0  # batches since its bytes were counted
+    weighed_rows: int = -1
 
     def is_for(self, identity: Identity, batch: Batch) -> bool:
         """Whether this session was admitted under the same right; a newer membership is looked up."""
@@ -54,12 +59,18 @@ class Kept:
             facts.committed_end = max(facts.committed_end, end)
         for chunk in applied.done:
             del self.chunks[chunk]
+        self.unweighed += WEIGH_EVERY if len(applied.entries) > FEW else 1
         self.who = self.who.after(applied, self.who.used_bytes + grown_bytes, revision)
 
-    @property
     def is_small(self) -> bool:
-        """Whether it is worth its memory."""
-        return self.ws.weight <= ROWS_MAX and len(self.chunks) <= CHUNKS_MAX
+        """Whether it is worth its memory; its bytes are counted when they may have become many more."""
+        rows = self.ws.rows
+        if rows > ROWS_MAX or len(self.chunks) > CHUNKS_MAX:
+            return False
+        if rows == self.weighed_rows and self.unweighed < WEIGH_EVERY:
+            return True
+        self.weighed_rows, self.unweighed = rows, 0
+        return self.ws.size_bytes() <= BYTES_MAX
 
 
 class KeptSpaces:
@@ -74,7 +85,7 @@ class KeptSpaces:
 
     def put(self, space: SpaceId, kept: Kept) -> None:
         """Keep it for the next batch."""
-        if not kept.is_small:
+        if not kept.is_small():
             return
         self._spaces[space] = kept
         if len(self._spaces) > SPACES_MAX:

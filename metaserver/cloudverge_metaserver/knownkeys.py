@@ -14,15 +14,16 @@ class KnownKeys:
         self._inodes: set[InodeId] = set()
         self._dentries: set[Name] = set()
         self._spans: dict[InodeId, list[tuple[int, int]]] = {}
+        self._span_count = 0
         self._xattrs: set[InodeId] = set()
         self._orphans: set[InodeId] = set()
         self._made: set[InodeId] = set()
 
     @property
-    def weight(self) -> int:
+    def count(self) -> int:
         """How many keys there are."""
         single = len(self._inodes) + len(self._dentries) + len(self._xattrs) + len(self._orphans)
-        return single + len(self._made) + len(self._spans)
+        return single + len(self._made) + self._span_count
 
     def add(self, keys: Keys) -> None:
         """These have been looked up. Chains make known the inodes that were found on the way up."""
@@ -30,6 +31,7 @@ class KnownKeys:
         self._dentries |= keys.dentries
         self._xattrs |= keys.xattrs
         self._orphans |= keys.orphans
+        self._span_count += len(keys.spans)
         for ino, low, high in keys.spans:
             self._spans.setdefault(ino, []).append((low, high))
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from cloudverge_metaserver.kept import SPACES_MAX, KeptSpaces
+from cloudverge_metaserver.kept import ROWS_MAX, SPACES_MAX, KeptSpaces
 from cloudverge_protocol.errors import CloudVergeError, Code
+from cloudverge_protocol.ids import REGION_BYTES
 from cloudverge_protocol.operations import ChunkDone, Setxattr, Unlink
 
 pytestmark = pytest.mark.anyio
@@ -130,6 +131,38 @@ async def test_the_end_of_a_pin_is_remembered(mount, file, world):
     await append(mount, file, 0, 100)
     await mount.do(ChunkDone(file[1].chunk))
     assert await world.value("select pinned_by from meta.chunks") is None
+
+
+async def test_rows_that_are_large_are_not_remembered(mount, world):
+    files = [mount.create(1, b"%d" % number) for number in range(40)]
+    await mount.do(*files)
+    for file in files:
+        reply = await mount.do(Setxattr(file.ino, b"user.x", b"x" * 60_000, 0, NOW_NS))
+        assert not reply.refused_number
+        kept = world.kept.take(1)
+        if kept is None:
+            break
+        world.kept.put(1, kept)
+    else:
+        pytest.fail("everything was remembered")
+
+
+async def test_regions_of_one_file_are_not_remembered_without_end(mount, file, world):
+    ino, grant = file
+    receipts = mount.receipts(grant, 1)
+    for number in range(20):
+        writes = [
+            mount.write(ino, grant, 1, 0, region * REGION_BYTES)
+            for region in range(number * 60, number * 60 + 60)
+        ]
+        await mount.do(*writes, receipts=receipts)
+        kept = world.kept.take(1)
+        if kept is None:
+            break
+        assert kept.ws.rows <= ROWS_MAX
+        world.kept.put(1, kept)
+    else:
+        pytest.fail("everything was remembered")
 
 
 async def test_few_spaces_are_remembered(world, make_identity):
