@@ -4,8 +4,9 @@ It makes a kill of the mount lose nothing that was closed; it is not fsynced, so
 power cut (fsync is). Which ranges lie where stands in the journal (``Spilled`` records), not here.
 
 Invariants: the bytes of a record stay until ``release`` says that what superseded it has been committed; a
-segment is removed when none of its records is left, and its number is never used again while a record of it
-may live; bytes read back have passed their checksum; the files together stay within ``limit_bytes``.
+segment is removed when none of its records is left, but not before a replay has told them all (``sweep``), and
+its number is never used again while a record of it may live; bytes read back have passed their checksum; the
+files together stay within ``limit_bytes``.
 """
 
 import os
@@ -37,6 +38,7 @@ class Spill:
         self._fd = -1
         self._read_fds: dict[int, int] = {}
         self._position = 0
+        self._old = max(self._sizes, default=0)  # up to here a replay may still bring records to light
 
     @property
     def size_bytes(self) -> int:
@@ -102,6 +104,7 @@ class Spill:
 
     def sweep(self) -> None:
         """After recovery: remove the segments that no record names."""
+        self._old = 0
         for segment in list(self._sizes):
             self._remove_if_dead(segment)
 
@@ -160,7 +163,7 @@ class Spill:
         return fd
 
     def _remove_if_dead(self, segment: int) -> None:
-        if self._lives.get(segment) or segment not in self._sizes:
+        if self._lives.get(segment) or segment not in self._sizes or segment <= self._old:
             return
         if segment == self._current and self._fd >= 0:
             if self._position < EMPTY_BYTES:

@@ -127,6 +127,21 @@ async def test_segments_go_when_nothing_in_them_lives(tmp_path):
     spill.close()
 
 
+async def test_a_replay_removes_no_segment_of_which_later_records_may_be(tmp_path):
+    spill = Spill(tmp_path, 1 << 40, 0)
+    first = spill.append(INO, 0, [b"committed before the kill"])
+    second = spill.append(INO + 1, 0, [b"closed, not committed"])
+    spill.close()
+    again = Spill(tmp_path, 1 << 40, 0)
+    again.adopt(first)
+    again.release(INO, first.number)
+    again.adopt(second)
+    again.sweep()
+    assert again.read(second) == b"closed, not committed"
+    again.release(INO + 1, second.number)
+    assert not list(tmp_path.glob("*.spill")), "once all is known, what is dead goes"
+
+
 async def test_a_new_start_never_reuses_a_segment_number(tmp_path):
     spill = Spill(tmp_path, 1 << 40, 0)
     first = spill.append(1, 0, [b"abc"])
