@@ -88,14 +88,19 @@ async def content_of(client: FrameClient, registrar: Registrar, chunk: int) -> b
 
 
 async def write_until_killed(
-    process: ChunkProcess, data: bytes, after_s: float
+    process: ChunkProcess, data: bytes, after_bytes: int
 ) -> tuple[int, Receipt | None]:
-    """Append and sync pieces of ``data``; the length acknowledged last, and the last receipt."""
+    """Append and sync pieces of ``data``; the length acknowledged last, and the last receipt.
+
+    The kill comes some appends after ``after_bytes``, at any moment of one.
+    """
     client = await connect(process)
-    killer = asyncio.get_running_loop().call_later(after_s, process.kill)
+    killer: asyncio.TimerHandle | None = None
     acknowledged, receipt = 0, None
     try:
         while acknowledged < len(data):
+            if acknowledged >= after_bytes and killer is None:
+                killer = asyncio.get_running_loop().call_later(random.random() * 0.02, process.kill)
             size = random.choice([700, 4096, 65536, 300_000])
             sync = random.random() < 0.3
             piece = data[acknowledged : acknowledged + size]
@@ -106,7 +111,8 @@ async def write_until_killed(
     except CloudVergeError:
         pass
     finally:
-        killer.cancel()
+        if killer is not None:
+            killer.cancel()
         client.close()
     return acknowledged, receipt
 
@@ -118,7 +124,7 @@ async def test_a_killed_server_has_everything_it_acknowledged_and_takes_more(
     random.seed(round_number)
     data = random.randbytes(60 * MIB)
     process.start()
-    acknowledged, receipt = await write_until_killed(process, data, 0.05 + 0.1 * round_number)
+    acknowledged, receipt = await write_until_killed(process, data, (1 + 10 * round_number) * MIB)
     assert 0 < acknowledged < len(data)
     process.stop()
     process.start()
