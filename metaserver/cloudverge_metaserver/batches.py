@@ -39,6 +39,7 @@ from cloudverge_metaserver.writeback import (
     write_rows,
     write_space,
 )
+from cloudverge_protocol.errors import ChunkFault
 from cloudverge_protocol.ids import ChunkId, Seq
 from cloudverge_protocol.messages import Batch, BatchReply
 from cloudverge_protocol.operations import ChunkDone, Create, Link, Operation, Rename, Write
@@ -84,8 +85,13 @@ async def _commit(
 async def _commit_kept(
     database: Database, kept: Kept, batch: Batch
 ) -> tuple[Kept, Applied] | tuple[None, None]:
-    """In one statement, if the space is still as it is remembered; (None, None) if it is not."""
+    """In one statement, if the space is still as it is remembered; (None, None) if it is not.
+
+    Servers' receipt keys are no rows of the space: who seems to lack receipts is looked at again with fresh ones.
+    """
     applied, writing, used_bytes = _apply(kept, batch)
+    if isinstance(applied.error, ChunkFault):
+        return None, None
     async with database.connection() as connection:
         written = await writing.run_at(connection, kept.who.revision, applied, used_bytes)
     if not written:
@@ -104,7 +110,7 @@ def _has_all(kept: Kept, batch: Batch) -> bool:
 async def _load(connection: Connection, kept: Kept, batch: Batch) -> None:
     who = kept.who
     ops = fresh(batch.entries, who.high_water)
-    kept.chunks |= await load_chunks(connection, who.space, _chunks_of(batch, ops) - kept.chunks.keys())
+    kept.chunks |= await load_chunks(connection, who.space, _chunks_of(batch, ops))
     await load_batch(connection, who.space, who.session, ops, kept.ws)
     if kept.ids is None and _brings_ids(ops):
         ranges = await connection.fetch(_RANGES, who.session)

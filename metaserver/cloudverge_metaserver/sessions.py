@@ -58,6 +58,7 @@ _LEASE: Final = """
     left join meta.sessions ss on ss.session = l.session
     where s.space = $1
 """
+_LOCK: Final = "update meta.spaces set revision = revision + 1 where space = $1"
 _HOLD_LEASE: Final = "select from meta.leases where space = $1 and root = 1 for update"
 _SESSION: Final = """
     insert into meta.sessions (space, user_id, cache_id, device, device_name, mountpoint)
@@ -150,7 +151,7 @@ class Sessions:
         row = await connection.fetchrow(_LEASE, identity.space)
         if row is None:
             await self._make_space(connection, identity)
-            await connection.execute("select from meta.spaces where space = $1 for update", identity.space)
+            await connection.execute(_LOCK, identity.space)
             row = await connection.fetchrow(_LEASE, identity.space)
         assert row is not None
         return row

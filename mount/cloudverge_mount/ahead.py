@@ -82,6 +82,8 @@ class Ahead:
                     await load(ino)
                 except CloudVergeError as error:
                     _log.info("a folder could not be loaded ahead", inode=ino, reason=error.message)
+                except Exception:  # nobody has asked for it: whoever does will be told
+                    _log.exception("loading ahead failed unexpectedly", inode=ino)
                 finally:
                     self._under_way.set()
                     self._under_way = None

@@ -252,7 +252,7 @@ class MountProcess:
 
     async def _serve(self, nursery: trio.Nursery, socket_path: Path) -> None:
         workers = Workers()
-        options = fuse_options(self._config.options, self._space_name, os.geteuid())
+        options = fuse_options(self._config.options, self._space_name, os.getuid() or os.geteuid())
         binding = Binding(self._vfs, workers)
         self._kernel = KernelMount(binding, workers, self._config.mountpoint, options)
         self._kernel.attach()

@@ -48,11 +48,11 @@ class Attributes:
         return row.target
 
     async def access(self, ino: int, mode: int, ctx: Caller) -> bool:
-        """access(2) by root, which may do all but run a file that nobody may; others the kernel checks itself."""
+        """access(2) by root, which may do all but run what nobody may; others the kernel checks itself."""
         if not mode & os.X_OK:
             return True
         row = await self.core.retry(self.core.row, ino)
-        return not row.is_file or bool(self.core.shown(row).mode & ANY_X)
+        return row.is_dir or bool(self.core.shown(row).mode & ANY_X)
 
     async def statfs(self) -> Statfs:
         """Room in the space."""

@@ -120,7 +120,8 @@ class Shipper:
             items = self._outbox.first(BATCH_ENTRIES, BATCH_BYTES)
             if items:
                 reply = await self._send(items)
-                await self._note(items, reply)
+                with trio.CancelScope(shield=True):  # a refusal taken in by half would leave wrong rows
+                    await self._note(items, reply)
             await self._close_old()
         finally:
             self._busy.release()
@@ -219,15 +220,18 @@ class Shipper:
         self._urgent.set()
 
     async def barrier(self) -> None:
-        """Until all that is queued now is settled; raises Unavailable after ``PATIENCE_S`` without progress.
+        """Until all that is queued now is settled.
 
         The caller ships it himself if nothing is under way: two turns of the loop less. If that fails, ``run``
-        tries again, and he waits like all others.
+        tries again, and he waits like all others: for ``PATIENCE_S`` without progress, then raises Unavailable.
         """
         target = self._outbox.pushed
         try:
             while self._outbox.settled < target and not self._busy.locked() and not self.trouble:
+                before = self._outbox.settled
                 await self.ship_once()
+                if self._outbox.settled == before:
+                    break
         except (Unavailable, Denied) as error:
             _log.info("a barrier's batch was not shipped", reason=error.message)
         while self._outbox.settled < target:

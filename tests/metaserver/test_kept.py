@@ -5,7 +5,7 @@ import pytest
 from cloudverge_metaserver.kept import ROWS_MAX, SPACES_MAX, KeptSpaces
 from cloudverge_protocol.errors import CloudVergeError, Code
 from cloudverge_protocol.ids import REGION_BYTES
-from cloudverge_protocol.operations import ChunkDone, Setxattr, Unlink
+from cloudverge_protocol.operations import XATTR_REPLACE, ChunkDone, Setxattr, Unlink
 
 pytestmark = pytest.mark.anyio
 NOW_NS = 1_700_000_000_000_000_000
@@ -106,6 +106,14 @@ async def test_a_chunk_that_was_sealed_meanwhile_takes_no_more(mount, file, worl
     assert (await append(mount, file, 100, 100)).refused_code == Code.NOT_DURABLE
 
 
+async def test_receipts_under_a_new_key_of_a_server_are_looked_at_with_it(mount, file, world):
+    await append(mount, file, 0, 100)
+    for server in world.keys:
+        world.keys[server] = bytes(32)
+    await world.sql("update meta.servers set receipt_key = $1 returning 1", bytes(32))
+    assert (await append(mount, file, 100, 100)).used_bytes == 200
+
+
 async def test_a_batch_sent_twice_is_applied_once(mount, file, no_locks):
     ino, grant = file
     await append(mount, file, 0, 100)
@@ -121,8 +129,10 @@ async def test_a_refused_entry_leaves_nothing_behind_in_memory(mount, file, worl
     ino, grant = file
     await append(mount, file, 0, 100)
     no_locks()
-    reply = await mount.do(mount.write(ino, grant, 50, 100, 100))
-    assert reply.refused_code == Code.NOT_DURABLE
+    reply = await mount.do(
+        mount.write(ino, grant, 50, 0, 200), Setxattr(ino, b"user.x", b"1", XATTR_REPLACE, NOW_NS)
+    )
+    assert (len(reply.seqs), reply.refused_code) == (1, Code.NO_ATTR)
     assert (await append(mount, file, 100, 20)).used_bytes == 120
     assert await world.value("select size from meta.inodes where ino = $1", ino) == 120
 

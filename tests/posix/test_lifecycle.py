@@ -155,9 +155,12 @@ def test_force_takes_the_mountpoint_away_and_loses_nothing(new_mount):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="unshare is for root")
 def test_a_copy_in_another_mount_namespace_keeps_nobody_waiting(new_mount):
+    apart = ["unshare", "-m", "--propagation", "private"]
+    if subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespaces to be had, as in a chroot")
     mount = new_mount()
     files = furnish(mount.path)
-    with subprocess.Popen(["unshare", "-m", "--propagation", "private", "sleep", "60"]) as holder:
+    with subprocess.Popen([*apart, "sleep", "60"]) as holder:
         wait_until(lambda: str(mount.path) in Path(f"/proc/{holder.pid}/mountinfo").read_text())
         time.sleep(0.2)
         started = time.monotonic()

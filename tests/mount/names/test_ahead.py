@@ -1,5 +1,6 @@
 """What is loaded before it is asked for: which folders, in which order, and when not."""
 
+import sqlite3
 import stat
 
 import pytest
@@ -101,13 +102,16 @@ async def test_one_reply_is_loaded_ahead_for_each_that_was_of_use(autojump_clock
 
 
 @pytest.mark.trio
-async def test_a_failure_ahead_of_time_is_nobodys_failure(autojump_clock):
+@pytest.mark.parametrize(
+    "error", [Unavailable(Code.UNREACHABLE, "no line"), sqlite3.OperationalError("disk")]
+)
+async def test_a_failure_ahead_of_time_is_nobodys_failure(autojump_clock, error):
     tries: list[int] = []
     ahead = Ahead({2: 1}.get)
 
     async def load(ino: int) -> None:
         tries.append(ino)
-        raise Unavailable(Code.UNREACHABLE, "no line")
+        raise error
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ahead.run, load)
