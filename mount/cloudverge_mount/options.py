@@ -1,6 +1,6 @@
 """Mount options (``-o a,b=c``): which are ours, which are the kernel's, which nobody knows. Pure.
 
-Ours are taken out; ``default_permissions`` is always on, because permission checks are left to the kernel. What
+Ours are taken out; ``default_permissions`` is not for users to choose (see ``kernelmount.fuse_options``). What
 nobody knows is refused by name, except ``x-...`` and the words that only fstab's readers mean something by.
 """
 
