@@ -59,7 +59,9 @@ async def commit_batch(
         kept = None
     applied = None
     if kept is not None and _has_all(kept, batch):
-        kept, applied = await _commit_kept(database, kept, batch)
+        applied = await _commit_kept(database, kept, batch)
+        if applied is None:
+            kept = None  # what was tried on it is not so
     if kept is None or applied is None:
         kept, applied = await _commit(database, kept, identity, batch)
     kept_spaces.put(identity.space, kept)
@@ -82,22 +84,20 @@ async def _commit(
     return kept, applied
 
 
-async def _commit_kept(
-    database: Database, kept: Kept, batch: Batch
-) -> tuple[Kept, Applied] | tuple[None, None]:
-    """In one statement, if the space is still as it is remembered; (None, None) if it is not.
+async def _commit_kept(database: Database, kept: Kept, batch: Batch) -> Applied | None:
+    """In one statement, if the space is still as it is remembered; None if it is not, and ``kept`` is spoilt.
 
     Servers' receipt keys are no rows of the space: who seems to lack receipts is looked at again with fresh ones.
     """
     applied, writing, used_bytes = _apply(kept, batch)
     if isinstance(applied.error, ChunkFault):
-        return None, None
+        return None
     async with database.connection() as connection:
         written = await writing.run_at(connection, kept.who.revision, applied, used_bytes)
     if not written:
-        return None, None
+        return None
     kept.settle(applied, used_bytes, kept.who.revision + 1)
-    return kept, applied
+    return applied
 
 
 def _has_all(kept: Kept, batch: Batch) -> bool:
