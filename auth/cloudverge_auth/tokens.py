@@ -19,10 +19,13 @@ import msgspec
 from cloudverge_auth.keys import KeyRing, SigningKey
 from cloudverge_protocol.errors import Code, Denied
 from cloudverge_protocol.ids import (
+    ROOT_INODE,
     ChunkId,
     DeviceId,
     Epoch,
+    GrantId,
     Incarnation,
+    InodeId,
     ServerId,
     SessionId,
     SpaceId,
@@ -60,7 +63,11 @@ class Access(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A person's device on one space, with the role it had when the ticket was signed."""
+    """A person's device on one space, with the role it had when the ticket was signed.
+
+    With a ``grant`` it is confined to the sub-tree below ``root``; a grant's role is editor or reader. A machine's
+    ticket (by a token that ``sub`` has made) has no device. Quotas of 0 are none.
+    """
 
     sub: str
     name: str
@@ -69,8 +76,14 @@ class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
     space: SpaceId
     role: Role
     membership_epoch: Epoch = msgspec.field(name="mep")
-    quota_bytes: int = 0  # of the space; 0: none
+    quota_bytes: int = 0  # of the space
     quota_inodes: int = 0
+    owner: UserId = UserId(0)  # of the space, whose own quota it counts for
+    owner_quota_bytes: int = msgspec.field(name="oqb", default=0)
+    owner_quota_inodes: int = msgspec.field(name="oqi", default=0)
+    grant: GrantId = GrantId(0)  # 0: a member
+    root: InodeId = ROOT_INODE
+    until: int = 0  # Unix seconds at which the right itself ends; 0: never
     exp: int = 0
 
     @property
@@ -83,9 +96,17 @@ class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
         """Whether the role allows changes."""
         return self.role in ("owner", "editor")
 
+    @property
+    def is_confined(self) -> bool:
+        """Whether it reaches a sub-tree only."""
+        return self.grant != 0 or self.root != ROOT_INODE
+
 
 class ChunkTicket(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A right to a chunk, or with ``chunk`` 0 to read all chunks of a space."""
+    """A right to a chunk, or with ``chunk`` 0 to read all chunks of a space.
+
+    With ``ranges`` it is a right to read those bytes of the chunk, and no others of the blocks they lie in.
+    """
 
     right: Right
     space: SpaceId
@@ -95,6 +116,8 @@ class ChunkTicket(msgspec.Struct, frozen=True, omit_defaults=True):
     servers: tuple[ServerId, ...] = msgspec.field(name="srv", default=())  # that may accept it; none: any
     session: SessionId = msgspec.field(name="ses", default=SessionId(0))
     incarnation: Incarnation = msgspec.field(name="inc", default=Incarnation(0))
+    membership_epoch: Epoch = msgspec.field(name="mep", default=Epoch(0))
+    ranges: tuple[tuple[int, int], ...] = msgspec.field(name="rng", default=())  # (offset, length), in order
     exp: int = 0
 
 
@@ -137,12 +160,16 @@ _decoders: Final[dict[type, Any]] = {kind: msgspec.json.Decoder(kind) for kind i
 Claims = TypeVar("Claims", Access, Identity, ChunkTicket, ServerTicket)
 
 
-def _sign(key: SigningKey, cluster: str, claims: Claims, now_s: float) -> str:
-    """``claims`` signed, alive from ``now_s`` for as long as their kind lives; their own ``exp`` is not used."""
+def _sign(key: SigningKey, cluster: str, claims: Claims, now_s: float, until: int = 0) -> str:
+    """``claims`` signed, alive from ``now_s`` for as long as their kind lives, but not beyond ``until``.
+
+    Their own ``exp`` is not used.
+    """
     audience, life_s = _AUDIENCES[type(claims)]
     issued = int(now_s)
+    end = min(issued + life_s, until) if until else issued + life_s
     payload = msgspec.to_builtins(claims)
-    payload |= {"iss": cluster, "aud": audience, "iat": issued, "exp": issued + life_s}
+    payload |= {"iss": cluster, "aud": audience, "iat": issued, "exp": end}
     return _jws.encode(msgspec.json.encode(payload), key.private, ALGORITHM, headers={"kid": key.kid})
 
 
@@ -195,13 +222,13 @@ def sign_access(key: SigningKey, cluster: str, claims: Access, now_s: float) -> 
 
 
 def sign_identity(key: SigningKey, cluster: str, claims: Identity, now_s: float) -> str:
-    """An identity ticket, for IDENTITY_LIFE_S."""
-    return _sign(key, cluster, claims, now_s)
+    """An identity ticket, for IDENTITY_LIFE_S or until its right ends."""
+    return _sign(key, cluster, claims, now_s, claims.until)
 
 
-def sign_chunk(key: SigningKey, cluster: str, claims: ChunkTicket, now_s: float) -> str:
-    """A chunk ticket, for CHUNK_LIFE_S."""
-    return _sign(key, cluster, claims, now_s)
+def sign_chunk(key: SigningKey, cluster: str, claims: ChunkTicket, now_s: float, until: int = 0) -> str:
+    """A chunk ticket, for CHUNK_LIFE_S or until (Unix seconds) the right behind it ends."""
+    return _sign(key, cluster, claims, now_s, until)
 
 
 def sign_server(key: SigningKey, cluster: str, claims: ServerTicket, now_s: float) -> str:

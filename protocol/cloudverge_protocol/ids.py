@@ -8,6 +8,7 @@ from typing import Final, NewType
 
 UserId = NewType("UserId", int)
 DeviceId = NewType("DeviceId", int)
+GrantId = NewType("GrantId", int)  # a right given on top of membership: to a user, a machine or by link
 SpaceId = NewType("SpaceId", int)
 InodeId = NewType("InodeId", int)  # unique within its space; the FUSE node id
 DentryId = NewType("DentryId", int)  # unique within its space; the readdir cookie
