@@ -43,7 +43,7 @@ CHUNK_LIFE_S: Final = 60
 SERVER_LIFE_S: Final = 300
 
 Role = Literal["owner", "editor", "reader"]
-Right = Literal["read", "append", "control"]
+Right = Literal["enter", "read", "append", "control"]  # enter: say HELLO, nothing else
 
 _jws = jwt.PyJWS(algorithms=[ALGORITHM])
 

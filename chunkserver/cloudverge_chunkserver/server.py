@@ -90,7 +90,6 @@ class ChunkServer:
         self.rights.trust(
             member.cluster,
             member.server,
-            KeyRing.from_public(member.auth_keys),
             KeyRing.from_public(member.meta_keys),
         )
         self.service.server = member.server

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import structlog
 
+from cloudverge_auth.tokens import ChunkTicket
 from cloudverge_chunkserver import chain
 from cloudverge_chunkserver.chunks import OpenChunk, View
 from cloudverge_chunkserver.commits import Commits, Workers
@@ -21,12 +22,14 @@ from cloudverge_chunkserver.reading import Span, bad_in_span, crcs_of, plan_read
 from cloudverge_chunkserver.replicas import Replicas, ReplicaStatus
 from cloudverge_chunkserver.rights import Rights
 from cloudverge_chunkserver.store import ChunkStore
+from cloudverge_protocol.checksum import piece_crcs
 from cloudverge_protocol.errors import Code, ProtocolFault
 from cloudverge_protocol.ids import ChunkId, Epoch, ServerId
 from cloudverge_protocol.messages import (
     Append,
     AppendReply,
     Empty,
+    Epochs,
     FrameType,
     Message,
     Read,
@@ -80,6 +83,7 @@ class Service:
             FrameType.REPLICA_DELETE: self._delete,
             FrameType.REPLICA_VERIFY: self._verify,
             FrameType.REPLICA_FETCH: self._fetch,
+            FrameType.EPOCHS: self._raise_floors,
         }
 
     def handle(
@@ -135,8 +139,8 @@ class Service:
     # --- read -------------------------------------------------------------------------------------------
 
     def _read(self, message: Read, _body: memoryview) -> Answer | Awaitable[Answer]:
-        space = self._rights.read(message.ticket, message.chunk)
-        view = self._store.view(message.chunk, space)
+        right = self._rights.read(message)
+        view = self._store.view(message.chunk, right.space)
         span = plan_read(view, message.offset, message.length)
         if not span.size:
             return ReadReply(span.start, ()), ()
@@ -147,20 +151,24 @@ class Service:
         except OSError as error:
             raise fault_of(error, message.chunk) from None
         if data is None:
-            return self._read_slowly(message, view, span)
-        return self._checked(message, view, span, data)
+            return self._read_slowly(message, right, view, span)
+        return self._checked(message, right, view, span, data)
 
-    async def _read_slowly(self, message: Read, view: View, span: Span) -> Answer:
+    async def _read_slowly(self, message: Read, right: ChunkTicket, view: View, span: Span) -> Answer:
         data = await self._workers.run(self._store.read_raw, message.chunk, span)
         if bad_in_span(view, span, data):  # perhaps it was sealed shorter, or deleted, while we waited
-            space = self._rights.read(message.ticket, message.chunk)
-            view = self._store.view(message.chunk, space)
+            view = self._store.view(message.chunk, right.space)
             span = plan_read(view, message.offset, message.length)
             data = await self._workers.run(self._store.read_raw, message.chunk, span)
-        return self._checked(message, view, span, data)
+        self._rights.read(message)  # a right that ended meanwhile
+        return self._checked(message, right, view, span, data)
 
-    def _checked(self, message: Read, view: View, span: Span, data: memoryview) -> Answer:
+    def _checked(self, message: Read, right: ChunkTicket, view: View, span: Span, data: memoryview) -> Answer:
         good = self._store.checked(message.chunk, view, span, data)
+        if right.ranges:
+            good = good[message.offset - span.start :][: message.length]
+            self.read_bytes += len(good)
+            return ReadReply(message.offset, tuple(piece_crcs(good, message.offset))), (good,)
         self.read_bytes += len(good)
         return ReadReply(span.start, crcs_of(view, span)), (good,)
 
@@ -191,6 +199,11 @@ class Service:
         self._rights.control(message.ticket, message.chunk)
         length, bad = await self.replicas.verify(message.chunk)
         return ReplicaVerified(length, tuple(bad)), ()
+
+    def _raise_floors(self, message: Epochs, _body: memoryview) -> Answer:
+        self._rights.control(message.ticket)
+        self._rights.raise_floors(message.spaces)
+        return Empty(), ()
 
     async def _fetch(self, message: ReplicaFetch, _body: memoryview) -> Answer:
         self._rights.control(message.ticket, message.chunk)

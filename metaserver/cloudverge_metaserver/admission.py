@@ -19,8 +19,10 @@ from cloudverge_protocol.ids import EntryNumber, Epoch, Incarnation, Seq, Sessio
 FENCED_MESSAGE: Final = "this session has ended or has been replaced: open it again"
 
 _STANDING: Final = """
-    select s.revision, s.seq, s.quota_bytes, s.quota_inodes, s.used_bytes, s.used_inodes, s.replicas, s.lease_epoch,
-        s.membership_epoch, l.session as holder, l.incarnation as holding, l.epoch as held_epoch, ss.user_id,
+    select s.revision, s.seq, meta.allowed_bytes(s) as quota_bytes, meta.allowed_inodes(s) as quota_inodes,
+        s.owner_quota_bytes + s.owner_quota_inodes > 0 as shares_quota, s.used_bytes, s.used_inodes, s.replicas,
+        s.lease_epoch, s.membership_epoch, l.session as holder, l.incarnation as holding, l.epoch as held_epoch,
+        ss.user_id, ss.grant_id,
         (select array_agg(i.incarnation order by i.incarnation) from meta.incarnations i
             where i.session = ss.session and i.closed_at is null) as incarnations,
         (select array_agg(i.high_water order by i.incarnation) from meta.incarnations i
@@ -44,12 +46,13 @@ class Admitted:
     membership_epoch: Epoch
     revision: int  # of the space while this holds
     seq: Seq
-    quota_bytes: int
+    quota_bytes: int  # of the space, or what its owner's other spaces leave of his
     quota_inodes: int
     used_bytes: int
     used_inodes: int
     replicas: int
     high_water: Mapping[Incarnation, EntryNumber]
+    shares_quota: bool = False  # with other spaces: it may have changed without this one's lock
 
     def after(self, applied: Applied, used_bytes: int, revision: int) -> "Admitted":
         """The same session once this has been committed."""
@@ -117,6 +120,7 @@ async def admit(
         row["used_inodes"],
         row["replicas"],
         dict(zip(row["incarnations"] or (), row["high_water"] or (), strict=True)),
+        row["shares_quota"],
     )
 
 
@@ -125,6 +129,7 @@ def _holds(
 ) -> bool:
     return bool(
         row["user_id"] == identity.user
+        and row["grant_id"] == identity.grant
         and row["holder"] == session
         and row["holding"] == incarnation
         and row["held_epoch"] == epoch == row["lease_epoch"]

@@ -1,9 +1,9 @@
 """Applying the entries of a batch to rows in memory: in order, each once, up to the first refusal. Pure.
 
 What the rules of the protocol cannot know is checked here: that the entry's incarnation is an open one of this
-session and its number not yet applied, that new ids come out of the session's ranges, that a write names
-durable bytes of the session's own chunks, and that the quota holds. A chunk of somebody else and one that
-never was are refused in the same words.
+session and its number not yet applied, that what it names lies below the session's root, that new ids come out of
+the session's ranges, that a write names durable bytes of the session's own chunks, and that the quota holds. A
+chunk of somebody else and one that never was are refused in the same words.
 
 Invariants: a refused entry leaves no trace in the working set; entries after it are not looked at; every
 applied entry has a seq of its own, one above that of the entry before.
@@ -17,6 +17,7 @@ import structlog
 
 from cloudverge_metaserver.batchset import BatchSet
 from cloudverge_metaserver.durability import ChunkFacts, ChunkState
+from cloudverge_metaserver.subtree import Confinement
 from cloudverge_protocol import rules
 from cloudverge_protocol.errors import (
     ChunkFault,
@@ -113,8 +114,15 @@ def fresh(entries: Sequence[Entry], high_water: Mapping[Incarnation, EntryNumber
 class Applier:
     """Runs the entries of one batch."""
 
-    def __init__(self, ws: BatchSet, standing: Standing, chunks: Mapping[ChunkId, ChunkFacts]) -> None:
+    def __init__(
+        self,
+        ws: BatchSet,
+        standing: Standing,
+        chunks: Mapping[ChunkId, ChunkFacts],
+        confinement: Confinement | None = None,
+    ) -> None:
         self._ws, self._standing, self._chunks = ws, standing, chunks
+        self._confinement = confinement
         self._bytes_bound = standing.used_bytes  # never below what is used
         self._bytes_exact: int | None = None  # counted only near the quota
         self.result = Applied(standing.seq, standing.used_inodes)
@@ -152,6 +160,8 @@ class Applier:
 
     def _apply(self, op: Operation) -> None:
         """Check what is ours to check, run the rule, count what it cost."""
+        if self._confinement is not None:
+            self._confinement.check(op)
         if isinstance(op, Write):
             self._check_chunks(op.extents)
         else:
@@ -171,6 +181,8 @@ class Applier:
 
     def _note(self, op: Operation) -> None:
         """What else the transaction has to write for ``op``; nothing after this may refuse it."""
+        if self._confinement is not None:
+            self._confinement.applied(op)
         if isinstance(op, Write):
             ends = self.result.ends
             for extent in op.extents:

@@ -14,6 +14,8 @@ committed, those after it untouched; receipts are counted even if nothing else i
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from cloudverge_auth.tokens import Identity
 from cloudverge_metaserver.admission import admit, check_writer
 from cloudverge_metaserver.applying import (
@@ -31,6 +33,8 @@ from cloudverge_metaserver.durability import count_receipts
 from cloudverge_metaserver.kept import Kept, KeptSpaces
 from cloudverge_metaserver.loading import is_at_hand, load_batch
 from cloudverge_metaserver.rows import Connection
+from cloudverge_metaserver.scope import Scope
+from cloudverge_metaserver.subtree import Confinement, confinement_of
 from cloudverge_metaserver.writeback import (
     Writing,
     write_chunks,
@@ -54,6 +58,8 @@ async def commit_batch(
     """Commit what can be committed of ``batch``; raises Denied if its session may not act at all."""
     check_writer(identity)
     check_batch(batch.entries)
+    if identity.is_confined:
+        return await _commit_confined(database, identity, batch)
     kept = kept_spaces.take(identity.space)
     if kept is not None and not kept.is_for(identity, batch):
         kept = None
@@ -68,6 +74,16 @@ async def commit_batch(
     return _reply(applied, kept.who.used_bytes)
 
 
+async def _commit_confined(database: Database, identity: Identity, batch: Batch) -> BatchReply:
+    """The same for a session that reaches a sub-tree only: nothing is kept, all is asked of the database."""
+    scope = Scope(identity.root)
+    batch = replace(
+        batch, entries=tuple(replace(entry, op=scope.inward_op(entry.op)) for entry in batch.entries)
+    )
+    kept, applied = await _commit(database, None, identity, batch)
+    return _reply(applied, kept.who.used_bytes)
+
+
 async def _commit(
     database: Database, kept: Kept | None, identity: Identity, batch: Batch
 ) -> tuple[Kept, Applied]:
@@ -77,7 +93,11 @@ async def _commit(
         if kept is None or kept.who.revision + 1 != who.revision:
             kept = Kept(who)
         await _load(connection, kept, batch)
-        applied, writing, used_bytes = _apply(kept, batch)
+        confinement = None
+        if identity.is_confined:
+            ops = fresh(batch.entries, who.high_water)
+            confinement = await confinement_of(connection, identity, who.session, ops)
+        applied, writing, used_bytes = _apply(kept, batch, confinement)
         write_space(writing, applied, used_bytes)
         await writing.run(connection)
     kept.settle(applied, used_bytes, who.revision)
@@ -117,7 +137,7 @@ async def _load(connection: Connection, kept: Kept, batch: Batch) -> None:
         kept.ids = IdRanges([(first, count) for first, count in ranges])
 
 
-def _apply(kept: Kept, batch: Batch) -> tuple[Applied, Writing, int]:
+def _apply(kept: Kept, batch: Batch, confinement: Confinement | None = None) -> tuple[Applied, Writing, int]:
     """Apply to what is at hand: what came of it, what is to be written, by how much the bytes used have grown."""
     who, ws, chunks = kept.who, kept.ws, kept.chunks
     counted = count_receipts(chunks, batch.receipts)
@@ -131,7 +151,7 @@ def _apply(kept: Kept, batch: Batch) -> tuple[Applied, Writing, int]:
         who.quota_bytes,
         who.quota_inodes,
     )
-    applied = Applier(ws, standing, chunks).run(batch.entries)
+    applied = Applier(ws, standing, chunks, confinement).run(batch.entries)
     for entry in applied.entries:
         if isinstance(entry.op, Create):
             ws.known.add_made(entry.op.ino)

@@ -14,6 +14,7 @@ from cloudverge_metaserver.admission import Admitted, admit, check_space, check_
 from cloudverge_metaserver.database import Database
 from cloudverge_metaserver.durability import ChunkState, ReplicaState
 from cloudverge_metaserver.placement import CHUNK_AT_LEAST_BYTES, Placement, place_chunk
+from cloudverge_metaserver.ranges import RangeTickets
 from cloudverge_metaserver.rows import Connection
 from cloudverge_metaserver.servers import Servers
 from cloudverge_metaserver.tickets import TicketDesk, life_left_s
@@ -34,6 +35,7 @@ from cloudverge_protocol.messages import (
 ALLOCATE_MAX: Final = 16
 PINNED_MAX: Final = 256  # chunks of one session that its journals may still name
 LOCATE_MAX: Final = 10_000
+SERVERS_MAX: Final = 1_000
 OVER_QUOTA_BYTES: Final = 2 * CHUNK_BYTES
 FIRST_EPOCH: Final = Epoch(1)
 
@@ -69,7 +71,7 @@ _APPENDABLE: Final = """
         and c.session = $2 and c.incarnation = $3
     join meta.replicas r on r.chunk = c.chunk
     join meta.leases l on l.space = $1 and l.root = 1 and l.session = $2 and l.incarnation = $3 and l.epoch = $4
-    join meta.sessions ss on ss.session = $2 and ss.user_id = $5
+    join meta.sessions ss on ss.session = $2 and ss.user_id = $5 and ss.grant_id = $7
     group by c.chunk
 """
 
@@ -91,6 +93,7 @@ class Chunks:
 
     def __init__(self, database: Database, servers: Servers, desk: TicketDesk) -> None:
         self._database, self._servers, self._desk = database, servers, desk
+        self._ranges = RangeTickets(database, desk)
 
     async def allocate(self, identity: Identity, message: ChunkAllocate) -> ChunkGrants:
         """New chunks for the incarnation to append to."""
@@ -102,7 +105,7 @@ class Chunks:
             who = await admit(connection, identity, message.session, message.incarnation, message.lease_epoch)
             for _ in range(message.count):
                 try:
-                    grants.append(await self._allocate(connection, who, frozenset(message.avoid)))
+                    grants.append(await self._allocate(connection, identity, who, frozenset(message.avoid)))
                 except NoRoom:
                     if not grants:
                         raise
@@ -110,7 +113,7 @@ class Chunks:
         return ChunkGrants(tuple(grants))
 
     async def _allocate(
-        self, connection: Connection, who: Admitted, avoid: frozenset[ServerId]
+        self, connection: Connection, identity: Identity, who: Admitted, avoid: frozenset[ServerId]
     ) -> ChunkGrant:
         held = await connection.fetchrow(_HELD, who.space, who.session)
         assert held is not None
@@ -124,9 +127,11 @@ class Chunks:
             raise NoRoom(Code.QUOTA, f"the quota of {who.quota_bytes} bytes is used up")
         servers = [row.state for row in await self._servers.snapshot(connection)]
         placement = place_chunk(servers, who.replicas, avoid, random.random, most)
-        return await self._grant(connection, who, placement)
+        return await self._grant(connection, identity, who, placement)
 
-    async def _grant(self, connection: Connection, who: Admitted, placement: Placement) -> ChunkGrant:
+    async def _grant(
+        self, connection: Connection, identity: Identity, who: Admitted, placement: Placement
+    ) -> ChunkGrant:
         servers = [s.server for s in placement.servers]
         chunk = ChunkId(
             await connection.fetchval(
@@ -141,15 +146,20 @@ class Chunks:
             )
         )
         ticket = self._desk.append(
-            who.space, chunk, FIRST_EPOCH, placement.limit, servers, who.session, who.incarnation, time.time()
+            identity, chunk, FIRST_EPOCH, placement.limit, servers, who.session, who.incarnation, time.time()
         )
         return ChunkGrant(
             chunk, FIRST_EPOCH, placement.limit, tuple(s.place for s in placement.servers), ticket
         )
 
     async def locate(self, identity: Identity, message: ChunkLocate) -> ChunkLocateReply:
-        """Where the replicas are; chunks that are not the space's are left out."""
+        """Where the replicas are; chunks that are not the space's are left out.
+
+        Numbers of chunks tell nothing to one who is confined to a sub-tree: places come with his range tickets.
+        """
         check_space(identity, message.space)
+        if identity.is_confined:
+            return ChunkLocateReply(())
         wanted = [chunk for chunk in set(message.chunks) if 0 < chunk <= ID_MAX]
         if len(wanted) > LOCATE_MAX:
             raise ProtocolFault(Code.BAD_REQUEST, f"more than {LOCATE_MAX} chunks at once")
@@ -167,16 +177,22 @@ class Chunks:
         )
 
     async def tickets(self, identity: Identity, message: Tickets) -> TicketsReply:
-        """A read ticket, and append tickets for those chunks that this incarnation may still append to."""
+        """Read tickets for servers or spans, and append tickets for chunks this incarnation may append to."""
         check_space(identity, message.space)
+        if len(message.servers) > SERVERS_MAX:
+            raise ProtocolFault(Code.BAD_REQUEST, f"more than {SERVERS_MAX} servers at once")
         now_s = time.time()
-        read, life_s = self._desk.read(message.space, message.session, message.incarnation, now_s)
+        read = [
+            (server, *self._desk.read(identity, message.session, server, now_s))
+            for server in dict.fromkeys(message.servers)
+        ]
+        life_s = min([life_left_s(now_s, now_s, identity.until), *(left for _, _, left in read)])
         append: list[tuple[ChunkId, str]] = []
         if message.chunks:
             check_writer(identity)
             append = await self._append_tickets(identity, message, now_s)
-            life_s = min(life_s, life_left_s(now_s, now_s))
-        return TicketsReply(life_s, read, tuple(append))
+        ranges = await self._ranges.tickets(identity, message.spans, now_s) if message.spans else ()
+        return TicketsReply(life_s, tuple((server, t) for server, t, _ in read), tuple(append), ranges)
 
     async def _append_tickets(
         self, identity: Identity, message: Tickets, now_s: float
@@ -193,6 +209,7 @@ class Chunks:
                 message.lease_epoch,
                 identity.user,
                 wanted,
+                identity.grant,
             )
             if not records:
                 await self._check_lease(connection, identity, message)
@@ -200,7 +217,7 @@ class Chunks:
             (
                 ChunkId(chunk),
                 self._desk.append(
-                    message.space, chunk, epoch, limit, servers, message.session, message.incarnation, now_s
+                    identity, chunk, epoch, limit, servers, message.session, message.incarnation, now_s
                 ),
             )
             for chunk, epoch, limit, servers in records
@@ -209,12 +226,14 @@ class Chunks:
     async def _check_lease(self, connection: Connection, identity: Identity, message: Tickets) -> None:
         held = await connection.fetchval(
             """select 1 from meta.leases l join meta.sessions ss on ss.session = l.session and ss.user_id = $5
+                and ss.grant_id = $6
             where l.space = $1 and l.root = 1 and l.session = $2 and l.incarnation = $3 and l.epoch = $4""",
             message.space,
             message.session,
             message.incarnation,
             message.lease_epoch,
             identity.user,
+            identity.grant,
         )
         if held is None:
             raise fenced()

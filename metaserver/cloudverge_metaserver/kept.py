@@ -9,6 +9,7 @@ Invariants: what is kept is a copy of committed rows at ``revision``, or it is t
 it in hands (``take``); it is small, and there are few of them: memory only, a restart forgets all.
 """
 
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
@@ -27,6 +28,7 @@ BYTES_MAX: Final = 1 << 20  # of one space, about
 CHUNKS_MAX: Final = 64
 FEW: Final = 4  # entries that cannot add much
 WEIGH_EVERY: Final = 32  # batches of so few
+SHARED_FOR_S: Final = 1.0  # how long a quota that other spaces share may be remembered
 
 
 @dataclass(slots=True)
@@ -37,6 +39,7 @@ class Kept:
     ws: BatchSet = field(default_factory=BatchSet)
     chunks: dict[ChunkId, ChunkFacts] = field(default_factory=dict)
     ids: IdRanges | None = None  # of the session; None: not loaded
+    looked_at_s: float = field(default_factory=time.monotonic)  # when ``who`` was asked of the database
     unweighed: int = 0  # batches since its bytes were counted
     weighed_rows: int = -1
 
@@ -44,7 +47,8 @@ class Kept:
         """Whether this session was admitted under the same right; a newer membership is looked up."""
         who = self.who
         return (
-            who.user == identity.user
+            (not who.shares_quota or time.monotonic() < self.looked_at_s + SHARED_FOR_S)
+            and who.user == identity.user
             and who.session == batch.session
             and who.incarnation == batch.incarnation
             and who.lease_epoch == batch.lease_epoch

@@ -8,12 +8,15 @@ continued, and a LOAD that asks for too much is refused.
 from typing import Final
 
 import asyncpg
+from msgspec.structs import replace
 
 from cloudverge_auth.tokens import Identity
 from cloudverge_metaserver.admission import check_space, no_space
 from cloudverge_metaserver.database import Database
 from cloudverge_metaserver.packing import unpack_extents, unpack_operation
 from cloudverge_metaserver.rows import DENTRY, INODE, INODE_FIELDS, Connection, dentry_of, inode_of
+from cloudverge_metaserver.scope import Scope
+from cloudverge_metaserver.subtree import check_root, inside
 from cloudverge_metaserver.treewalk import (
     BUDGET_MAX,
     EXTENTS_AT_MOST,
@@ -102,8 +105,14 @@ class Reading:
         budget = max(1, min(message.budget, BUDGET_MAX))
         if len(message.more) > BUDGET_MAX:
             raise ProtocolFault(Code.BAD_REQUEST, f"more than {BUDGET_MAX} folders at once")
+        scope = Scope(identity.root)
+        message = replace(
+            message, ino=scope.inward(message.ino), more=tuple(scope.inward(ino) for ino in message.more)
+        )
         async with self._database.snapshot() as connection:
             seq = await _seq_of(connection, message.space)
+            if identity.is_confined:
+                message = await _within(connection, identity, message)
             walk = await _walk(connection, message, budget)
             inodes = list(walk.inodes.values())
             few, many = split_files(inodes)
@@ -111,10 +120,10 @@ class Reading:
             with_xattrs = await _with_xattrs(connection, message.space, [inode.ino for inode in inodes])
         return TreeReply(
             seq,
-            tuple(walk.folders),
-            tuple(inodes),
+            tuple(scope.folder(folder) for folder in walk.folders),
+            scope.inodes(inodes),
             tuple(extents),
-            tuple(with_xattrs),
+            tuple(scope.outward(ino) for ino in with_xattrs),
             (*many, *more),
         )
 
@@ -124,18 +133,28 @@ class Reading:
         for keys in (message.inodes, message.dentries, message.regions, message.xattrs):
             if len(keys) > LOAD_MAX:
                 raise ProtocolFault(Code.BAD_REQUEST, f"more than {LOAD_MAX} rows of a kind at once")
+        scope = Scope(identity.root)
+        message = _load_inward(message, scope)
         async with self._database.snapshot() as connection:
-            return await _load(connection, message)
+            if identity.is_confined:
+                message = await _load_within(connection, identity, message)
+            return _load_outward(await _load(connection, message), scope)
 
     async def feed(self, identity: Identity, message: Feed) -> FeedReply:
-        """The oplog after a seq; raises Refused(RESYNC) if it no longer reaches back that far."""
+        """The oplog after a seq; raises ProtocolFault(RESYNC) if it no longer reaches back that far.
+
+        What happened outside a sub-tree is nobody's business inside it, and a move across its root is another
+        operation on either side: a confined session reads its namespace anew when there is news.
+        """
         check_space(identity, message.space)
         limit = max(1, min(message.limit, FEED_MAX))
         async with self._database.snapshot() as connection:
             state = await connection.fetchrow(_FEED_STATE, message.space)
             if state is None:
                 raise no_space()
-            if not state["feed_from"] - 1 <= message.since <= state["seq"]:
+            if identity.is_confined and message.since == state["seq"]:
+                return FeedReply(Seq(state["seq"]), ())
+            if identity.is_confined or not state["feed_from"] - 1 <= message.since <= state["seq"]:
                 raise ProtocolFault(
                     Code.RESYNC, f"the history after {message.since} is not kept: read the namespace anew"
                 )
@@ -151,6 +170,52 @@ class Reading:
                     LogEntry(seq, SessionId(session), Incarnation(incarnation), number, unpack_operation(op))
                 )
         return FeedReply(Seq(state["seq"]), tuple(entries))
+
+
+async def _within(connection: Connection, identity: Identity, message: Tree) -> Tree:
+    """The folders asked for, as far as they lie below the session's root."""
+    await check_root(connection, identity)
+    found = await inside(connection, identity.space, identity.root, (message.ino, *message.more))
+    if message.ino not in found:
+        raise Refused(Code.NOT_FOUND, "there is no such folder")
+    return replace(message, more=tuple(ino for ino in message.more if ino in found))
+
+
+def _load_inward(message: Load, scope: Scope) -> Load:
+    return replace(
+        message,
+        inodes=tuple(scope.inward(ino) for ino in message.inodes),
+        dentries=tuple((scope.inward(parent), name) for parent, name in message.dentries),
+        regions=tuple((scope.inward(ino), region) for ino, region in message.regions),
+        xattrs=tuple(scope.inward(ino) for ino in message.xattrs),
+    )
+
+
+async def _load_within(connection: Connection, identity: Identity, message: Load) -> Load:
+    """The rows asked for, as far as they lie below the session's root."""
+    named = {
+        *message.inodes,
+        *message.xattrs,
+        *(parent for parent, _ in message.dentries),
+        *(ino for ino, _ in message.regions),
+    }
+    found = await inside(connection, identity.space, identity.root, named)
+    return replace(
+        message,
+        inodes=tuple(ino for ino in message.inodes if ino in found),
+        dentries=tuple(key for key in message.dentries if key[0] in found),
+        regions=tuple(key for key in message.regions if key[0] in found),
+        xattrs=tuple(ino for ino in message.xattrs if ino in found),
+    )
+
+
+def _load_outward(reply: LoadReply, scope: Scope) -> LoadReply:
+    return replace(
+        reply,
+        inodes=scope.inodes(reply.inodes),
+        dentries=scope.dentries(reply.dentries),
+        xattrs=tuple((scope.outward(ino), values) for ino, values in reply.xattrs),
+    )
 
 
 async def _seq_of(connection: Connection, space: SpaceId) -> Seq:

@@ -170,7 +170,7 @@ class Repairer:
             chunk.epoch,
             chunk.length,
             others,
-            self._desk.read_one(chunk.space, chunk.chunk, now_s),
+            self._desk.read_one(chunk.space, chunk.chunk, [place.server for place in others], now_s),
         )
         try:
             state = await self._links.call(

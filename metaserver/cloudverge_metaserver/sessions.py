@@ -20,6 +20,7 @@ from cloudverge_metaserver.incarnations import add_range, close_incarnation
 from cloudverge_metaserver.leases import Held, in_use, wait_to_open
 from cloudverge_metaserver.placement import placeable_bytes
 from cloudverge_metaserver.rows import Connection
+from cloudverge_metaserver.subtree import check_root
 from cloudverge_protocol.errors import Code, Denied, ProtocolFault, Refused
 from cloudverge_protocol.ids import EntryNumber, Epoch, Incarnation, SessionId
 from cloudverge_protocol.inodes import root_inode
@@ -42,12 +43,13 @@ _ROOT_MODE: Final = 0o755
 
 _NEW_SPACE: Final = """
     with made as (
-        insert into meta.spaces (space, replicas, quota_bytes, quota_inodes, membership_epoch)
-        values ($1, $2, $3, $4, $5) on conflict do nothing returning space
+        insert into meta.spaces (space, replicas, membership_epoch, quota_bytes, quota_inodes,
+            owner, owner_quota_bytes, owner_quota_inodes)
+        values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing returning space
     )
     insert into meta.inodes (space, ino, mode, uid, gid, nlink, size,
         atime_ns, mtime_ns, ctime_ns, btime_ns, parent, version)
-    select space, $6, $7, 0, 0, 2, 0, $8, $8, $8, $8, $6, 0 from made
+    select space, $9, $10, 0, 0, 2, 0, $11, $11, $11, $11, $9, 0 from made
 """
 _LEASE: Final = """
     select s.membership_epoch, l.session, l.incarnation, ss.device_name,
@@ -61,10 +63,11 @@ _LEASE: Final = """
 _LOCK: Final = "update meta.spaces set revision = revision + 1 where space = $1"
 _HOLD_LEASE: Final = "select from meta.leases where space = $1 and root = 1 for update"
 _SESSION: Final = """
-    insert into meta.sessions (space, user_id, cache_id, device, device_name, mountpoint)
-    values ($1, $2, $3, $4, $5, $6)
-    on conflict (space, cache_id, user_id) do update set device = excluded.device,
-        device_name = excluded.device_name, mountpoint = excluded.mountpoint, opened_at = now(), closed_at = null
+    insert into meta.sessions (space, user_id, cache_id, device, device_name, mountpoint, grant_id, user_name)
+    values ($1, $2, $3, $4, $5, $6, $7, $8)
+    on conflict (space, cache_id, user_id, grant_id) do update set device = excluded.device,
+        device_name = excluded.device_name, mountpoint = excluded.mountpoint, user_name = excluded.user_name,
+        opened_at = now(), closed_at = null
     returning session
 """
 _INCARNATION: Final = """
@@ -77,7 +80,8 @@ _FENCE: Final = """
 _TAKE_LEASE: Final = """
     with raised as (
         update meta.spaces set lease_epoch = lease_epoch + 1, next_id = next_id + $5,
-            quota_bytes = $6, quota_inodes = $7, membership_epoch = greatest(membership_epoch, $8)
+            membership_epoch = greatest(membership_epoch, $6), quota_bytes = $7, quota_inodes = $8,
+            owner = $9, owner_quota_bytes = $10, owner_quota_inodes = $11
         where space = $1 returning *
     ), granted as (
         insert into meta.leases (space, root, session, incarnation, epoch, granted_at, expires_at)
@@ -98,18 +102,24 @@ _RENEW: Final = """
     from meta.spaces s, meta.sessions ss
     where l.space = $1 and l.root = 1 and l.session = $2 and l.incarnation = $3 and l.epoch = $4
         and s.space = l.space and s.lease_epoch = l.epoch and ss.session = l.session and ss.user_id = $6
-    returning s.seq, s.quota_bytes, s.quota_inodes, s.used_bytes, s.used_inodes, s.replicas
+        and ss.grant_id = $7
+    returning s.seq, s.used_bytes, s.used_inodes, s.replicas
 """
 _READER: Final = """
-    select s.seq, s.quota_bytes, s.quota_inodes, s.used_bytes, s.used_inodes, s.replicas
+    select s.seq, s.used_bytes, s.used_inodes, s.replicas
     from meta.spaces s join meta.sessions ss on ss.space = s.space and ss.session = $2 and ss.user_id = $4
+        and ss.grant_id = $5
     join meta.incarnations i on i.session = ss.session and i.incarnation = $3 and i.closed_at is null
     where s.space = $1
 """
 _QUOTA: Final = """
-    update meta.spaces set quota_bytes = $2, quota_inodes = $3, membership_epoch = greatest(membership_epoch, $4),
-        revision = revision + 1
-    where space = $1 and (quota_bytes, quota_inodes) is distinct from ($2, $3) and membership_epoch <= $4
+    update meta.spaces set membership_epoch = greatest(membership_epoch, $2), quota_bytes = $3, quota_inodes = $4,
+        owner = $5, owner_quota_bytes = $6, owner_quota_inodes = $7, revision = revision + 1
+    where space = $1 and membership_epoch <= $2 and
+        (quota_bytes, quota_inodes, owner, owner_quota_bytes, owner_quota_inodes) is distinct from ($3, $4, $5, $6, $7)
+"""
+_ALLOWED: Final = """
+    select meta.allowed_bytes(s) as bytes, meta.allowed_inodes(s) as inodes from meta.spaces s where space = $1
 """
 _FREE: Final = """
     select free_bytes from meta.servers
@@ -132,6 +142,8 @@ class Sessions:
             lease = await self._lease(connection, identity)
             if identity.membership_epoch < lease["membership_epoch"]:
                 raise Denied(Code.UNAUTHORIZED, INVALID_MESSAGE)
+            if identity.is_confined:
+                await check_root(connection, identity)
             session = await self._session(connection, identity, message)
             if not identity.may_write:
                 return await self._open_reader(connection, identity, session)
@@ -162,9 +174,7 @@ class Sessions:
             _NEW_SPACE,
             identity.space,
             self._replicas,
-            identity.quota_bytes,
-            identity.quota_inodes,
-            identity.membership_epoch,
+            *_terms(identity),
             root.ino,
             root.mode,
             root.mtime_ns,
@@ -175,7 +185,15 @@ class Sessions:
         mountpoint = _shown(message.mountpoint)
         return SessionId(
             await connection.fetchval(
-                _SESSION, identity.space, identity.user, message.cache_id, identity.device, name, mountpoint
+                _SESSION,
+                identity.space,
+                identity.user,
+                message.cache_id,
+                identity.device,
+                name,
+                mountpoint,
+                identity.grant,
+                _shown(identity.name),
             )
         )
 
@@ -192,11 +210,11 @@ class Sessions:
             incarnation,
             self._lease_s,
             IDS_AT_OPEN,
-            identity.quota_bytes,
-            identity.quota_inodes,
-            identity.membership_epoch,
+            *_terms(identity),
         )
+        allowed = await connection.fetchrow(_ALLOWED, identity.space)
         assert row is not None
+        assert allowed is not None
         return SessionReply(
             session,
             Incarnation(incarnation),
@@ -207,10 +225,11 @@ class Sessions:
             row["first_id"],
             IDS_AT_OPEN,
             row["replicas"],
-            row["quota_bytes"],
-            row["quota_inodes"],
+            allowed["bytes"],
+            allowed["inodes"],
             row["used_bytes"],
             row["used_inodes"],
+            confined=identity.is_confined,
         )
 
     async def _open_reader(
@@ -218,12 +237,17 @@ class Sessions:
     ) -> SessionReply:
         """A reader holds no lease, has no ids, and hinders nobody."""
         incarnation = Incarnation(await connection.fetchval(_INCARNATION, session, identity.space))
-        row = await connection.fetchrow(_READER, identity.space, session, incarnation, identity.user)
+        row = await connection.fetchrow(
+            _READER, identity.space, session, incarnation, identity.user, identity.grant
+        )
+        allowed = await connection.fetchrow(_ALLOWED, identity.space)
         assert row is not None
-        seq, quota_bytes, quota_inodes, used_bytes, used_inodes, replicas = row
+        assert allowed is not None
+        seq, used_bytes, used_inodes, replicas = row
         return SessionReply(
             session, incarnation, Epoch(0), self._lease_s, seq, ((incarnation, EntryNumber(0)),), 0, 0,
-            replicas, quota_bytes, quota_inodes, used_bytes, used_inodes, read_only=True,
+            replicas, allowed["bytes"], allowed["inodes"], used_bytes, used_inodes,
+            read_only=True, confined=identity.is_confined,
         )  # fmt: skip
 
     async def renew(self, identity: Identity, message: SessionRef) -> SessionRenewed:
@@ -238,29 +262,31 @@ class Sessions:
                     message.lease_epoch,
                     self._lease_s,
                     identity.user,
+                    identity.grant,
                 )
             else:
-                row = await connection.fetchrow(
-                    _READER, identity.space, message.session, message.incarnation, identity.user
-                )
+                row = await self._reader_row(connection, identity, message)
             if row is None:
                 raise fenced()
-            await connection.execute(
-                _QUOTA,
-                identity.space,
-                identity.quota_bytes,
-                identity.quota_inodes,
-                identity.membership_epoch,
-            )
+            await connection.execute(_QUOTA, identity.space, *_terms(identity))
+            allowed = await connection.fetchrow(_ALLOWED, identity.space)
+            assert allowed is not None
             free = [record["free_bytes"] for record in await connection.fetch(_FREE)]
         return SessionRenewed(
             self._lease_s,
             row["seq"],
-            identity.quota_bytes,
-            identity.quota_inodes,
+            allowed["bytes"],
+            allowed["inodes"],
             row["used_bytes"],
             row["used_inodes"],
             placeable_bytes(free, row["replicas"]),
+        )
+
+    async def _reader_row(
+        self, connection: Connection, identity: Identity, message: SessionRef
+    ) -> asyncpg.Record | None:
+        return await connection.fetchrow(
+            _READER, identity.space, message.session, message.incarnation, identity.user, identity.grant
         )
 
     async def close(self, identity: Identity, message: SessionRef) -> None:
@@ -271,9 +297,7 @@ class Sessions:
                 await connection.execute(
                     "delete from meta.leases where space = $1 and root = 1", identity.space
                 )
-            elif not await connection.fetchrow(
-                _READER, identity.space, message.session, message.incarnation, identity.user
-            ):
+            elif not await self._reader_row(connection, identity, message):
                 raise fenced()
             await close_incarnation(connection, message.incarnation)
             await connection.execute(
@@ -306,6 +330,18 @@ class Sessions:
             )
             await add_range(connection, message.session, message.incarnation, first, message.count)
         return IdsReply(first, message.count)
+
+
+def _terms(identity: Identity) -> tuple[int, ...]:
+    """What a ticket tells of its space: membership epoch, quota, owner and the owner's quota."""
+    return (
+        identity.membership_epoch,
+        identity.quota_bytes,
+        identity.quota_inodes,
+        identity.owner,
+        identity.owner_quota_bytes,
+        identity.owner_quota_inodes,
+    )
 
 
 def _shown(text: str) -> str:

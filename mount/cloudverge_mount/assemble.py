@@ -202,7 +202,7 @@ class MountProcess:
         nursery.start_soon(self._keep, "session", session.run)
 
         def make_content(sink: Sink) -> Content:
-            self._content = Content(meta, session, self._hello, cache, sink, tls=tls)
+            self._content = Content(meta, session, self._identity.cluster, cache, sink, tls=tls)
             return self._content
 
         owners = OwnerPolicy(self._config.options.preserve_owner, self._config.uid, self._config.gid)

@@ -4,19 +4,24 @@ Also what reads have found out about each server: how fast it answers and when i
 """
 
 import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
-from cloudverge_mount.connection import Connection, HelloSource
+from cloudverge_mount.connection import Connection
 from cloudverge_mount.link import Link
 from cloudverge_protocol.ids import ServerId
-from cloudverge_protocol.messages import Place
+from cloudverge_protocol.messages import Hello, Place
 
 CONNECT_TIMEOUT_S = 3.0
+GREET_EVERY_S = 20.0  # a ticket that is shown has 25 s at least
 NEW_SHARE = 0.2  # weight of a new latency in the average
 FADE_S = 10.0  # half of what is known of a server's speed is forgotten in this time
 SHUN_S = 3.0  # a server that failed is asked last for so long
 FIRST_GUESS_S = 0.005
+
+HelloTo = Callable[[ServerId], Awaitable[Hello]]  # how we introduce ourselves to one server
 
 
 class Standing:
@@ -50,9 +55,7 @@ class Standing:
 class ChunkClients:
     """The links, opened on demand in ``nursery``."""
 
-    def __init__(
-        self, hello: HelloSource, nursery: trio.Nursery, *, tls: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, hello: HelloTo, nursery: trio.Nursery, *, tls: ssl.SSLContext | None = None) -> None:
         self._hello = hello
         self._nursery = nursery
         self._tls = tls
@@ -69,6 +72,12 @@ class ChunkClients:
         link = self._links.get((place.server, purpose))
         return link is not None and link.connected
 
+    def distrust(self, server: ServerId) -> None:
+        """A server did not believe us: introduce ourselves anew on every connection to it."""
+        for (known, _), link in self._links.items():
+            if known == server:
+                link.distrust()
+
     def standing(self, server: ServerId) -> Standing:
         """What reads know of ``server``."""
         known = self._standings.get(server)
@@ -83,10 +92,11 @@ class ChunkClients:
         if link is None:
             link = self._links[server, purpose] = Link(
                 lambda: self._addresses[server],
-                self._hello,
+                partial(self._hello, server),
                 self._nursery,
                 tls=self._tls,
                 connect_timeout_s=CONNECT_TIMEOUT_S,
+                greet_every_s=GREET_EVERY_S,
             )
         return link
 

@@ -24,7 +24,6 @@ import trio
 from cloudverge_mount.blockcache import BlockCache
 from cloudverge_mount.budget import Budget
 from cloudverge_mount.chunkclient import ChunkClients
-from cloudverge_mount.connection import HelloSource
 from cloudverge_mount.dirty import DirtyFile
 from cloudverge_mount.diskcache import DiskCache
 from cloudverge_mount.keeper import Keeper
@@ -42,9 +41,9 @@ from cloudverge_mount.ticketbook import Rights, TicketBook
 from cloudverge_mount.uploader import Uploader
 from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import ChunkFault, CloudVergeError, Code, NoRoom
-from cloudverge_protocol.ids import ChunkId, InodeId, ServerId
+from cloudverge_protocol.ids import PROTOCOL_VERSION, ChunkId, InodeId, ServerId
 from cloudverge_protocol.inodes import Extents
-from cloudverge_protocol.messages import Damage
+from cloudverge_protocol.messages import Damage, Hello
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +51,7 @@ MIB = 1024 * 1024
 DAMAGE_NOTES = 64
 SAME_DAMAGE_S = 60.0
 NOTE_S = 600.0
+SHOWN_S = 25.0  # a ticket that introduces us is good for as long, and shown again before
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Content:
         self,
         meta: MetaClient,
         rights: Rights,
-        hello: HelloSource,
+        cluster: str,
         cache_dir: Path,
         sink: Sink,
         budgets: Budgets | None = None,
@@ -91,7 +91,7 @@ class Content:
     ) -> None:
         self._meta = meta
         self._rights = rights
-        self._hello = hello
+        self._cluster = cluster
         self._tls = tls
         self._sink = sink
         self._budgets = budgets or Budgets()
@@ -137,6 +137,10 @@ class Content:
         files_max = self._budgets.dirty_files
         self._room = Room(self._files, files_max, self._budget, self._keeper, uploader)
         self._queue_restored(uploader)
+
+    async def _hello(self, server: ServerId) -> Hello:
+        """A chunkserver is shown what is good there only, never who we are."""
+        return Hello(PROTOCOL_VERSION, await self._tickets.read(server, left_s=SHOWN_S), self._cluster)
 
     def _queue_restored(self, uploader: Uploader) -> None:
         for file in self._keeper.take_restored():

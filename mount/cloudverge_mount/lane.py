@@ -302,6 +302,7 @@ class Lane:
             self._yard.blame(chain.failed_server)  # type: ignore[arg-type]
         if error.code == Code.UNAUTHORIZED:
             self._tickets.expire()
+            self._clients.distrust(chain.grant.places[0].server)
         if error.code == Code.TIMEOUT:
             self._bytes_per_s = max(SLOWEST_PARCEL_BYTES, self._bytes_per_s / SLOWER)
         if self.chain is chain:

@@ -31,12 +31,14 @@ class Link:
         *,
         tls: ssl.SSLContext | None = None,
         connect_timeout_s: float = 5.0,
+        greet_every_s: float = GREET_EVERY_S,
     ) -> None:
         self._address = address
         self._hello = hello
         self._nursery = nursery
         self._tls = tls
         self._connect_timeout_s = connect_timeout_s
+        self._greet_every_s = greet_every_s
         self._connection: Connection | None = None
         self._opening = trio.Lock()
         self._greeted_at = 0.0
@@ -73,8 +75,12 @@ class Link:
         except Denied as error:
             if error.code != Code.UNAUTHORIZED:
                 raise
-            self._greeted_at = 0.0  # our token had run out: introduce ourselves again, then ask once more
+            self.distrust()
         return await (await self._ready()).call(kind, message, body, timeout_s=timeout_s)
+
+    def distrust(self) -> None:
+        """The server does not believe our token any more: introduce ourselves again before the next call."""
+        self._greeted_at = float("-inf")
 
     async def connection(self) -> Connection:
         """A standing connection, for callers whose calls must leave in the order they are made."""
@@ -95,7 +101,7 @@ class Link:
             return connection
 
     def _greeting_due(self) -> bool:
-        return trio.current_time() > self._greeted_at + GREET_EVERY_S
+        return trio.current_time() > self._greeted_at + self._greet_every_s
 
     async def _open(self) -> Connection:
         now = trio.current_time()

@@ -217,11 +217,12 @@ class Sources:
             if error.code != Code.UNAUTHORIZED:
                 raise
             self._tickets.expire()
+            self._clients.distrust(place.server)
         return await self._ask_once(attempt, place)
 
     async def _ask_once(self, attempt: _Attempt, place: Place) -> Run:
         connection = await self._clients.connection(place, attempt.purpose)
-        ticket = await self._tickets.read()
+        ticket = await self._tickets.read(place.server)
         request = Read(ticket, attempt.chunk, attempt.start, attempt.end - attempt.start)
         reply, body = await connection.call(FrameType.READ, request, timeout_s=READ_TIMEOUT_S)
         assert isinstance(reply, ReadReply)

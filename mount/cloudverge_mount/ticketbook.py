@@ -1,4 +1,7 @@
-"""Chunk tickets, fetched ahead of need: one read ticket for the space, one append ticket per open chunk.
+"""Chunk tickets, fetched ahead of need: a read ticket for each server, an append ticket for each open chunk.
+
+A server is shown nothing that would be of use on another: its read ticket also introduces us to it (HELLO). In a
+session that is confined to a sub-tree that is all it does; bytes are read with range tickets (``rangebook``).
 
 A ticket is used for at most ``USABLE`` of its life and refreshed in the background from half of it on, so
 the paths of reads and appends wait for one only at the very first use or after a long pause.
@@ -11,8 +14,8 @@ import structlog
 import trio
 
 from cloudverge_mount.metaclient import MetaClient
-from cloudverge_protocol.errors import CloudVergeError, Code, Denied
-from cloudverge_protocol.ids import ChunkId, Epoch, Incarnation, SessionId, SpaceId
+from cloudverge_protocol.errors import CloudVergeError, Code, Denied, Unavailable
+from cloudverge_protocol.ids import ChunkId, Epoch, Incarnation, ServerId, SessionId, SpaceId
 from cloudverge_protocol.messages import ChunkGrant, Tickets
 
 log = structlog.get_logger(__name__)
@@ -41,8 +44,8 @@ class _Held(NamedTuple):
     asked_at: float
     life_s: float
 
-    def is_usable(self, now: float) -> bool:
-        return now < self.asked_at + self.life_s * USABLE
+    def is_usable(self, now: float, left_s: float = 0.0) -> bool:
+        return now < self.asked_at + min(self.life_s * USABLE, self.life_s - left_s)
 
     def is_young(self, now: float) -> bool:
         return now < self.asked_at + self.life_s / 2
@@ -57,7 +60,7 @@ class TicketBook:
         self._meta = meta
         self._rights = rights
         self._clock = clock
-        self._read: _Held | None = None
+        self._read: dict[ServerId, _Held] = {}
         self._append: dict[ChunkId, _Held] = {}
         self._fetching = trio.Lock()
         self._last_use = 0.0
@@ -72,23 +75,29 @@ class TicketBook:
 
     def expire(self) -> None:
         """A server did not believe us: fetch fresh tickets before the next use."""
-        self._read = None
+        self._read = {server: held._replace(life_s=0.0) for server, held in self._read.items()}
         self._append = {chunk: held._replace(life_s=0.0) for chunk, held in self._append.items()}
 
     def reset(self) -> None:
         """The session was opened again: nothing of before holds."""
-        self._read = None
+        self._read.clear()
         self._append.clear()
 
-    async def read(self) -> str:
-        """A ticket to read the space's chunks."""
+    async def read(self, server: ServerId, *, left_s: float = 0.0) -> str:
+        """A ticket to read the space's chunks on ``server``, which lives for ``left_s`` at least."""
         now = self._last_use = self._clock()
-        held = self._read
-        if held is None or not held.is_usable(now):
-            await self._refresh(lambda: self._read is not None and self._read.is_usable(self._clock()))
-            held = self._read
-            assert held is not None
+        held = self._read.get(server)
+        if held is None or not held.is_usable(now, left_s):
+            self._read.setdefault(server, _Held("", now, 0.0))
+            await self._refresh(lambda: self._is_readable(server, left_s))
+            held = self._read.get(server)
+            if held is None or not held.is_usable(self._clock()):
+                raise Unavailable(Code.UNAVAILABLE, f"the metaserver gave no ticket for chunkserver {server}")
         return held.ticket
+
+    def _is_readable(self, server: ServerId, left_s: float) -> bool:
+        held = self._read.get(server)
+        return held is not None and held.is_usable(self._clock(), left_s)
 
     async def append(self, chunk: ChunkId) -> str:
         """A ticket to append to our open ``chunk``. Raises Denied(FENCED) if it is not ours any more."""
@@ -110,14 +119,16 @@ class TicketBook:
         async with self._fetching:
             if is_done():
                 return
-            asked_at, rights, chunks = self._clock(), self._rights, tuple(self._append)
+            asked_at, rights = self._clock(), self._rights
+            chunks, servers = tuple(self._append), tuple(self._read)
             incarnation = rights.incarnation
             reply = await self._meta.tickets(
-                Tickets(rights.space, rights.session, incarnation, rights.lease_epoch, chunks)
+                Tickets(rights.space, rights.session, incarnation, rights.lease_epoch, chunks, servers)
             )
             if incarnation != rights.incarnation:
                 return
-            self._read = _Held(reply.read, asked_at, reply.life_s)
+            for server, ticket in reply.read:
+                self._read[server] = _Held(ticket, asked_at, reply.life_s)
             for chunk, ticket in reply.append:
                 if chunk in self._append:
                     self._append[chunk] = _Held(ticket, asked_at, reply.life_s)
@@ -126,7 +137,7 @@ class TicketBook:
         if any(not held.is_young(now) for held in self._append.values()):
             return True
         in_use = now < self._last_use + IDLE_AFTER_S
-        return in_use and self._read is not None and not self._read.is_young(now)
+        return in_use and any(not held.is_young(now) for held in self._read.values())
 
     async def run(self) -> None:
         """Refresh ahead, for ever."""

@@ -20,7 +20,7 @@ EntryNumber = NewType("EntryNumber", int)  # of a journal entry; 1, 2, ... withi
 Seq = NewType("Seq", int)  # position in a space's oplog; 1, 2, ...
 Epoch = NewType("Epoch", int)
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 
 ID_MAX: Final = (1 << 63) - 1  # of every id
 ROOT_INODE: Final = InodeId(1)

@@ -52,6 +52,7 @@ class FrameType(enum.IntEnum):
     REPLICA_DELETE = 64
     REPLICA_VERIFY = 65
     REPLICA_FETCH = 66
+    EPOCHS = 67
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):
@@ -77,8 +78,8 @@ class Hello(Message, frozen=True):
     """First frame of a connection, and again with a fresher token whenever the old one nears its end.
 
     ``cluster`` and ``history`` may be empty when the client does not know them yet; a known one that differs
-    from the server's is refused (WRONG_CLUSTER, WRONG_HISTORY). ``token`` is an identity ticket (mount) or a
-    server ticket (chunkserver or metaserver as client).
+    from the server's is refused (WRONG_CLUSTER, WRONG_HISTORY). ``token`` is for a metaserver an identity ticket,
+    for a chunkserver a chunk ticket that is good there, or a server ticket (from another server).
     """
 
     version: int
@@ -136,6 +137,7 @@ class SessionReply(Message, frozen=True):
     used_bytes: int
     used_inodes: int
     read_only: bool = False
+    confined: bool = False  # to a sub-tree, shown as the root: READ takes range tickets
 
 
 class SessionRef(Message, frozen=True):
@@ -381,22 +383,50 @@ class ChunkLocateReply(Message, frozen=True):
     chunks: tuple[ChunkPlaces, ...]
 
 
+class Span(Message, frozen=True):
+    """The bytes [offset, offset + length) of a file."""
+
+    ino: InodeId
+    offset: int
+    length: int
+
+
 class Tickets(Message, frozen=True):
-    """Fresh tickets: a read ticket for ``space`` and append tickets for the session's own open ``chunks``."""
+    """Fresh tickets: to read ``space`` on ``servers``, and to append to the session's own open ``chunks``.
+
+    A read ticket is good on one server, so that a server cannot use what it was shown on another. A session that
+    is confined to a sub-tree gets none: it asks for the ``spans`` of files it wants to read.
+    """
 
     space: SpaceId
     session: SessionId
     incarnation: Incarnation
     lease_epoch: Epoch
     chunks: tuple[ChunkId, ...] = ()
+    servers: tuple[ServerId, ...] = ()
+    spans: tuple[Span, ...] = ()
+
+
+class RangeTicket(Message, frozen=True):
+    """A right to read [offset, offset + length) of ``chunk``, and perhaps more of it, on its replicas."""
+
+    chunk: ChunkId
+    offset: int
+    length: int
+    ticket: str
+    places: tuple[Place, ...]
 
 
 class TicketsReply(Message, frozen=True):
-    """``life_s`` is how long they live, counted from before the request was sent."""
+    """``life_s`` is how long they live, counted from before the request was sent.
+
+    ``read`` has one for each server that was named; ``ranges`` cover the spans in order, holes left out.
+    """
 
     life_s: float
-    read: str
+    read: tuple[tuple[ServerId, str], ...]
     append: tuple[tuple[ChunkId, str], ...]
+    ranges: tuple[RangeTicket, ...] = ()
 
 
 class Damage(Message, frozen=True):
@@ -454,6 +484,8 @@ class ReadReply(Message, frozen=True):
 
     ``start`` is a multiple of BLOCK_BYTES; the last block may be short (the chunk's end). ``crcs`` has one
     CRC-32C per block. A range that reaches past the end gives what there is.
+
+    With a range ticket the body is exactly what was asked for, cut at block boundaries for ``crcs``.
     """
 
     start: int
@@ -531,6 +563,13 @@ class ReplicaFetch(Message, frozen=True):
     read_ticket: str = ""
 
 
+class Epochs(Message, frozen=True):
+    """Metaserver: from now on refuse tickets of these spaces with a lower membership epoch (a right was taken)."""
+
+    ticket: str
+    spaces: tuple[tuple[SpaceId, Epoch], ...]
+
+
 REQUESTS: Final[dict[FrameType, type[Message]]] = {
     FrameType.HELLO: Hello,
     FrameType.PING: Empty,
@@ -555,6 +594,7 @@ REQUESTS: Final[dict[FrameType, type[Message]]] = {
     FrameType.REPLICA_DELETE: ReplicaDelete,
     FrameType.REPLICA_VERIFY: ReplicaVerify,
     FrameType.REPLICA_FETCH: ReplicaFetch,
+    FrameType.EPOCHS: Epochs,
 }
 
 REPLIES: Final[dict[FrameType, type[Message]]] = {
@@ -581,4 +621,5 @@ REPLIES: Final[dict[FrameType, type[Message]]] = {
     FrameType.REPLICA_DELETE: Empty,
     FrameType.REPLICA_VERIFY: ReplicaVerified,
     FrameType.REPLICA_FETCH: ReplicaState,
+    FrameType.EPOCHS: Empty,
 }

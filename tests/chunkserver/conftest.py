@@ -88,9 +88,13 @@ class Cluster:
         signed = ChunkTicket(right, chunk=chunk, **fields)
         return sign_chunk(self.meta, CLUSTER, signed, time.time() if now_s is None else now_s)
 
+    def entry(self, number: int, **claims: object) -> str:
+        """What a mount shows to server ``number`` when it says HELLO."""
+        return self.ticket("read", servers=(number,), **claims)
+
     async def client(self, number: int, token: str | None = None) -> "Client":
         """A mount's connection to server ``number``."""
-        hello = Hello(PROTOCOL_VERSION, self.identity() if token is None else token, CLUSTER)
+        hello = Hello(PROTOCOL_VERSION, self.entry(number) if token is None else token, CLUSTER)
         raw = await FrameClient.connect("127.0.0.1", self.servers[number].port, lambda: hello)
         return self.client_on(raw)
 

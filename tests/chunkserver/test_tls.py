@@ -29,7 +29,7 @@ def security(tmp_path: Path) -> Security:
 async def test_a_chain_over_tls(cluster, security):
     for number in (1, 2):
         await cluster.start(number, security=security)
-    hello = Hello(PROTOCOL_VERSION, cluster.identity())
+    hello = Hello(PROTOCOL_VERSION, cluster.entry(1))
     raw = await FrameClient.connect("127.0.0.1", cluster.servers[1].port, lambda: hello, ssl=security.client)
     data = bytes(300_000)
     message = cluster.client_on(raw).append_message(5, 0, data, sync=True, onward=(cluster.place(2),))

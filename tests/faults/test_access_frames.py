@@ -25,7 +25,7 @@ from cloudverge_protocol import messages as m
 from cloudverge_protocol.checksum import crc32c
 from cloudverge_protocol.errors import Code
 from cloudverge_protocol.frames import encode_frame
-from cloudverge_protocol.ids import PROTOCOL_VERSION, ChunkId, ServerId
+from cloudverge_protocol.ids import PROTOCOL_VERSION, ChunkId, Epoch, ServerId
 from cloudverge_protocol.inodes import Extent
 from cloudverge_protocol.messages import FrameType, Message
 from cloudverge_protocol.operations import Entry, Write
@@ -99,6 +99,8 @@ ROWS: dict[FrameType, tuple[Row, ...]] = {
     FrameType.TICKETS: (
         lambda a: m.Tickets(a.other.space, *a.their_session()),
         lambda a: m.Tickets(a.other.space, *a.session(), (a.other.chunk,)),
+        lambda a: m.Tickets(a.other.space, *a.session(), (), (ServerId(1),)),
+        lambda a: m.Tickets(a.other.space, *a.session(), (), (), (m.Span(a.other.ino, 0, 1),)),
     ),
     FrameType.DAMAGE: (
         lambda a: m.Damage(a.other.space, a.other.chunk, 1),
@@ -123,6 +125,7 @@ ROWS: dict[FrameType, tuple[Row, ...]] = {
     FrameType.REPLICA_FETCH: (
         lambda a: m.ReplicaFetch(a.append, a.other.chunk, a.other.space, 9, 1, (m.Place(1, "127.0.0.1", 1),)),
     ),
+    FrameType.EPOCHS: (lambda a: m.Epochs(a.append, ((a.other.space, 1 << 40),)),),
 }
 TYPES = [kind for kind in FrameType if kind is not FrameType.HELLO]
 
@@ -169,7 +172,36 @@ def bad_tokens(lasting_cluster: Cluster, ann: Person, keys: dict[str, SigningKey
         "a server ticket signed by auth": sign_server(
             keys["auth"], cluster_id, ServerTicket("metaserver"), time.time()
         ),
+        "a chunk ticket signed by auth": sign_chunk(
+            keys["auth"], cluster_id, ChunkTicket("read", ann.ids.space, servers=(ServerId(1),)), time.time()
+        ),
     }
+
+
+@pytest.fixture(scope="module")
+def bad_entries(lasting_cluster: Cluster, ann: Person, keys: dict[str, SigningKey]) -> dict[str, str]:
+    """What must not let anybody into a chunkserver, beside ``bad_tokens``."""
+    cluster_id, space = lasting_cluster.report["cluster"], ann.ids.space
+    number = _server_id(lasting_cluster, "chunkserver-1")
+    here = ChunkTicket("read", space, servers=(number,))
+
+    def signed(claims: ChunkTicket) -> str:
+        return sign_chunk(keys["meta"], cluster_id, claims, time.time())
+
+    return forge(sign_chunk, keys["meta"], cluster_id, here, (sign_identity, _claims(ann))) | {
+        "who we are": ann.identity(),
+        "a ticket for another server": signed(ChunkTicket("read", space, servers=(ServerId(number + 100),))),
+        "a ticket for any server": signed(ChunkTicket("read", space)),
+        "control": signed(ChunkTicket("control", space, servers=(number,))),
+    }
+
+
+def _server_id(cluster: Cluster, name: str) -> ServerId:
+    """The number of a chunkserver."""
+    ((server,),) = cluster.sql(
+        "select server from meta.servers where frame_port = $1", cluster.address(name)[1]
+    )
+    return ServerId(server)
 
 
 def _address(cluster: Cluster, kind: FrameType) -> tuple[str, int]:
@@ -229,8 +261,9 @@ def test_what_is_no_frame_of_ours_gets_the_same_answer(cluster, server):
 
 
 @pytest.mark.parametrize("server", ["metaserver-1", "chunkserver-1"])
-def test_a_bad_token_gets_the_same_answer_whatever_is_wrong_with_it(cluster, bad_tokens, server):
-    for wrong, token in bad_tokens.items():
+def test_a_bad_token_gets_the_same_answer_whatever_is_wrong_with_it(cluster, bad_tokens, bad_entries, server):
+    tokens = bad_tokens if server.startswith("meta") else bad_tokens | bad_entries
+    for wrong, token in tokens.items():
         with calling(cluster.address(server)) as caller:
             hello = codec.encode_request(FrameType.HELLO, 0, m.Hello(PROTOCOL_VERSION, token))
             caller.send(hello + codec.encode_request(FrameType.PING, 0, m.Empty()))
@@ -245,6 +278,9 @@ def test_a_bad_token_gets_the_same_answer_whatever_is_wrong_with_it(cluster, bad
 @pytest.mark.parametrize("server", ["metaserver-1", "chunkserver-1"])
 def test_a_frame_after_the_tokens_end_is_refused_before_it_is_parsed(cluster, ann, keys, server):
     nearly_over = sign_identity(keys["auth"], cluster.report["cluster"], _claims(ann), time.time() - 59)
+    if server.startswith("chunk"):
+        entry = ChunkTicket("read", ann.ids.space, servers=(_server_id(cluster, server),))
+        nearly_over = sign_chunk(keys["meta"], cluster.report["cluster"], entry, time.time() - 59)
     with calling(cluster.address(server), nearly_over) as caller:
         time.sleep(1.2)
         for kind in TYPES:
@@ -262,18 +298,19 @@ CHUNK_REQUESTS: dict[FrameType, Callable[[str, Ids], Message]] = {
     FrameType.REPLICA_STAT: lambda t, ids: m.ReplicaStat(t, (ids.chunk,)),
     FrameType.REPLICA_DELETE: lambda t, ids: m.ReplicaDelete(t, (ids.chunk,)),
     FrameType.REPLICA_VERIFY: lambda t, ids: m.ReplicaVerify(t, ids.chunk),
+    FrameType.EPOCHS: lambda t, ids: m.Epochs(t, ((ids.space, Epoch(1 << 40)),)),
     FrameType.REPLICA_FETCH: lambda t, ids: m.ReplicaFetch(
         t, ids.chunk, ids.space, 9, 1, (m.Place(ServerId(1), "127.0.0.1", 1),)
     ),
 }
 
 
-def _home_of(cluster: Cluster, chunk: int) -> tuple[str, int]:
-    """The frame port of a chunkserver that holds the chunk."""
-    query = """select host, frame_port from meta.replicas join meta.servers using (server)
+def _home_of(cluster: Cluster, chunk: int) -> tuple[tuple[str, int], ServerId]:
+    """The frame port of a chunkserver that holds the chunk, and its number."""
+    query = """select host, frame_port, server from meta.replicas join meta.servers using (server)
         where chunk = $1 order by position limit 1"""
-    ((host, port),) = cluster.sql(query, chunk)
-    return str(host), int(port)
+    ((host, port, server),) = cluster.sql(query, chunk)
+    return (str(host), int(port)), ServerId(server)
 
 
 def test_every_request_of_chunkservers_takes_a_ticket():
@@ -291,7 +328,8 @@ def test_a_bad_chunk_ticket_opens_no_chunk_not_even_ones_own(cluster, ann, keys,
     elsewhere = ChunkTicket(right, ids.space, ids.chunk, 1, 1 << 20, (ServerId(1 << 40),))
     for_others = sign_chunk(keys["meta"], cluster_id, elsewhere, time.time())
     bad |= {"signed by auth": signed_by_auth, "for another server": for_others}
-    with calling(_home_of(cluster, ids.chunk), ann.identity()) as caller:
+    address, server = _home_of(cluster, ids.chunk)
+    with calling(address, ann.read_ticket(server)) as caller:
         for wrong, ticket in bad.items():
             body = b"x" if kind is FrameType.APPEND else b""
             reply = caller.ask(kind, CHUNK_REQUESTS[kind](ticket, ids), body)
@@ -302,8 +340,10 @@ def test_a_bad_chunk_ticket_opens_no_chunk_not_even_ones_own(cluster, ann, keys,
 def _content(cluster: Cluster, person: Person) -> bytes:
     """What the person's file holds, read the proper way."""
     length = len(person.name)
-    with calling(_home_of(cluster, person.ids.chunk), person.identity()) as caller:
-        request = m.Read(person.read_ticket(), person.ids.chunk, 0, length)
+    address, server = _home_of(cluster, person.ids.chunk)
+    ticket = person.read_ticket(server)
+    with calling(address, ticket) as caller:
+        request = m.Read(ticket, person.ids.chunk, 0, length)
         reply, body = caller.call(FrameType.READ, request)
     assert isinstance(reply, m.ReadReply), reply
     return body[:length]
@@ -313,18 +353,19 @@ def _asked(caller: FrameCaller, kind: FrameType, request: Message) -> tuple[obje
     body = b"x" if kind is FrameType.APPEND else b""
     reply, data = caller.call(kind, request, body)
     if isinstance(reply, m.TicketsReply):  # tickets differ in time, which tells nothing
-        return (bool(reply.read), len(reply.append))
+        return (len(reply.read), len(reply.append), len(reply.ranges))
     return (reply, data)
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
 def test_what_is_another_users_looks_like_what_does_not_exist(cluster, ann, bob, keys, kind):
-    read, cluster_id = bob.read_ticket(), cluster.report["cluster"]
+    home, server = _home_of(cluster, ann.ids.chunk)
+    read, cluster_id = bob.read_ticket(server), cluster.report["cluster"]
     of_bob = ChunkTicket("append", bob.ids.space, bob.ids.chunk, 1, 1 << 20)
     append = sign_chunk(keys["meta"], cluster_id, of_bob, time.time())
-    address = _home_of(cluster, ann.ids.chunk) if kind in CHUNKSERVER_TYPES else _address(cluster, kind)
+    address, token = (home, read) if kind in CHUNKSERVER_TYPES else (_address(cluster, kind), bob.identity())
     for row in ROWS[kind]:
-        with calling(address, bob.identity()) as caller:
+        with calling(address, token) as caller:
             theirs = _asked(caller, kind, row(Asking(bob, ann.ids, read, append)))
             absent = _asked(caller, kind, row(Asking(bob, ABSENT, read, append)))
         assert theirs == absent
@@ -333,7 +374,7 @@ def test_what_is_another_users_looks_like_what_does_not_exist(cluster, ann, bob,
 
 def test_the_rows_above_do_reach_ones_own(cluster, ann):
     """So that what is refused there is refused for its ids, not for its form."""
-    own = Asking(ann, ann.ids, ann.read_ticket(), ann.grant.ticket)
+    own = Asking(ann, ann.ids, append=ann.grant.ticket)
     with calling(cluster.address("metaserver-1"), ann.identity()) as caller:
         for kind in (
             *(FrameType.SESSION_RENEW, FrameType.IDS, FrameType.TREE, FrameType.LOAD, FrameType.FEED),
@@ -344,8 +385,9 @@ def test_the_rows_above_do_reach_ones_own(cluster, ann):
 
 
 def test_a_chunk_ticket_for_a_space_does_not_read_another_spaces_chunk(cluster, ann, bob):
-    with calling(_home_of(cluster, ann.ids.chunk), bob.identity()) as caller:
-        ticket = bob.read_ticket()
+    address, server = _home_of(cluster, ann.ids.chunk)
+    ticket = bob.read_ticket(server)
+    with calling(address, ticket) as caller:
         theirs = caller.call(FrameType.READ, m.Read(ticket, ann.ids.chunk, 0, 1))
         absent = caller.call(FrameType.READ, m.Read(ticket, ChunkId(1 << 40), 0, 1))
     assert theirs == absent

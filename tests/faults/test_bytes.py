@@ -19,6 +19,7 @@ from cloudverge_mount.metaclient import MetaClient
 from cloudverge_protocol import messages as m
 from cloudverge_protocol.errors import ChunkFault, CloudVergeError, Code
 from cloudverge_protocol.extents import clip, splice
+from cloudverge_protocol.ids import PROTOCOL_VERSION
 from tests.fixtures.flakyproxy import CALM, FlakyProxy, Weather
 
 pytestmark = pytest.mark.trio
@@ -112,7 +113,7 @@ class Device:
         return reply.json()
 
     async def hello(self):
-        return m.Hello(1, (await self.ticket())["ticket"], self.cluster)
+        return m.Hello(PROTOCOL_VERSION, (await self.ticket())["ticket"], self.cluster)
 
 
 async def signed_in(cluster, http):
@@ -140,7 +141,7 @@ def content_on(tmp_path: Path):
                 names = Names(replicas)
                 names.commit = partial(commit, meta, rights)
                 cache = tmp_path / "cache"
-                content = Content(meta, rights, device.hello, cache, names, Budgets(disk_cache_bytes=0))
+                content = Content(meta, rights, device.cluster, cache, names, Budgets(disk_cache_bytes=0))
                 names.content = content
                 content.finish_restore()
                 await nursery.start(content.run)

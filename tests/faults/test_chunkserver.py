@@ -57,7 +57,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 async def connect(process: ChunkProcess) -> FrameClient:
-    hello = Hello(PROTOCOL_VERSION, process.registrar.identity(), CLUSTER)
+    hello = Hello(PROTOCOL_VERSION, process.registrar.entry(), CLUSTER)
     return await FrameClient.connect(*process.frames, lambda: hello)
 
 

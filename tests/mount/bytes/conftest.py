@@ -19,7 +19,7 @@ from cloudverge_protocol.checksum import piece_crcs, pieces_match
 from cloudverge_protocol.errors import CloudVergeError, Code, make_error
 from cloudverge_protocol.extents import clip, splice
 from cloudverge_protocol.frames import FrameReader
-from cloudverge_protocol.ids import BLOCK_BYTES
+from cloudverge_protocol.ids import BLOCK_BYTES, PROTOCOL_VERSION
 from cloudverge_protocol.messages import FrameType
 
 KEY = b"k" * 32
@@ -80,7 +80,7 @@ class FrameServer:
     def _try(self, kind, message, body):
         try:
             if kind is FrameType.HELLO:
-                return m.HelloReply(1, "c", "h", self.name, 0), b""
+                return m.HelloReply(PROTOCOL_VERSION, "c", "h", self.name, 0), b""
             return self.handle(kind, message, body)
         except CloudVergeError as error:
             return m.ErrorReply(int(error.code), error.message), b""
@@ -218,7 +218,8 @@ class FakeMetaserver(FrameServer):
         return m.ChunkLocateReply(tuple(found))
 
     def tickets(self, message):
-        return m.TicketsReply(60.0, "read", tuple((c, f"append-{c}-again") for c in message.chunks))
+        read = tuple((server, "read") for server in message.servers)
+        return m.TicketsReply(60.0, read, tuple((c, f"append-{c}-again") for c in message.chunks))
 
     def damage(self, message):
         self.damage_reports.append(message)
@@ -354,14 +355,14 @@ def open_mount(tmp_path):
                 await cluster.start(nursery)
 
             async def hello():
-                return m.Hello(1, "identity")
+                return m.Hello(PROTOCOL_VERSION, "identity")
 
             link = Link(lambda: ("127.0.0.1", cluster.metaserver.port), hello, nursery)
             names = names or Names(cluster)
             rights = FakeRights()
             small = Budgets(disk_cache_bytes=0)
             content = Content(
-                MetaClient(link), rights, hello, cache_dir or tmp_path / "cache", names, budgets or small
+                MetaClient(link), rights, "c", cache_dir or tmp_path / "cache", names, budgets or small
             )
             names.content = content
             for record in journal:

@@ -1,0 +1,128 @@
+"""What lies below the root of a session's sub-tree, as the namespace is in the transaction that asks.
+
+An inode lies below a folder if one of its names leads there: a file with several names is reached by each of them,
+so one inside is enough, and one that was moved out or lost its inner names is outside at once. The root itself
+counts. What a session has open without a name is its own.
+
+Nothing is remembered between transactions; nothing here changes a row.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from cloudverge_auth.tokens import Identity
+from cloudverge_metaserver.rows import Connection
+from cloudverge_metaserver.scope import inodes_named
+from cloudverge_protocol.errors import Code, Refused
+from cloudverge_protocol.ids import ID_MAX, ROOT_INODE, InodeId, SessionId, SpaceId
+from cloudverge_protocol.operations import (
+    RENAME_EXCHANGE,
+    ChunkDone,
+    Create,
+    Link,
+    Operation,
+    Rename,
+    Rmdir,
+    Unlink,
+)
+
+# (inode, folder that one of its names is in), walked up until the root of the sub-tree or of the space
+_FOLDERS_INSIDE: Final = """
+    with recursive up as (
+        select k.ino, k.ino as at from unnest($2::bigint[]) k(ino)
+        union
+        select up.ino, d.parent from up
+        cross join lateral (
+            select parent from meta.dentries where space = $1 and ino + 0 = up.at offset 0
+        ) d
+        where up.at <> $3
+    ) select distinct ino from up where at = $3
+"""
+_PARENTS: Final = """
+    select k.ino, d.parent from unnest($2::bigint[]) k(ino)
+    cross join lateral (select parent from meta.dentries where space = $1 and ino + 0 = k.ino offset 0) d
+"""
+_ORPHANS: Final = """
+    select o.ino from unnest($2::bigint[]) k(ino)
+    cross join lateral (select ino from meta.orphans where space = $1 and ino = k.ino and session = $3 offset 0) o
+"""
+_ROOT: Final = """
+    select exists (select from meta.inodes where space = $1 and ino = $2 and (mode & 61440) = 16384 and nlink > 0)
+"""
+
+
+def not_here() -> Refused:
+    """The one answer for what is outside and for what does not exist."""
+    return Refused(Code.NOT_FOUND, "there is no such file in what you were given")
+
+
+async def check_root(connection: Connection, identity: Identity) -> None:
+    """Refuse a grant whose folder is gone."""
+    if not await connection.fetchval(_ROOT, identity.space, identity.root):
+        raise Refused(Code.NOT_FOUND, "the folder that was given to you does not exist any more")
+
+
+async def inside(
+    connection: Connection, space: SpaceId, root: InodeId, inodes: Iterable[InodeId]
+) -> set[InodeId]:
+    """Those of ``inodes`` that lie below ``root``, or are it."""
+    wanted = {ino for ino in inodes if 0 < ino <= ID_MAX}
+    if root == ROOT_INODE or not wanted:
+        return wanted
+    rows = await connection.fetch(_FOLDERS_INSIDE, space, list(wanted), root)
+    return {InodeId(row[0]) for row in rows}
+
+
+@dataclass(slots=True)
+class Confinement:
+    """What a batch of a confined session may touch; kept up to date while its operations are applied."""
+
+    root: InodeId
+    names: dict[InodeId, int] = field(default_factory=dict)  # how many names inside each known inode has
+    own: set[InodeId] = field(default_factory=set)  # open here without a name
+
+    def check(self, op: Operation) -> None:
+        """Refuse an operation on anything outside."""
+        if isinstance(op, ChunkDone):
+            return
+        for ino in inodes_named(op):
+            is_new = isinstance(op, Create) and ino == op.ino
+            if not is_new and not self._holds(ino):
+                raise not_here()
+
+    def _holds(self, ino: InodeId) -> bool:
+        return ino == self.root or self.names.get(ino, 0) > 0 or ino in self.own
+
+    def applied(self, op: Operation) -> None:
+        """Count what an operation that was applied did to names inside."""
+        if isinstance(op, Create | Link):
+            self.names[op.ino] = self.names.get(op.ino, 0) + 1
+        elif isinstance(op, Unlink | Rmdir):
+            self._lost(op.ino, op.keep)
+        elif isinstance(op, Rename) and op.target not in (0, op.ino) and not op.flags & RENAME_EXCHANGE:
+            self._lost(op.target, op.keep)
+
+    def _lost(self, ino: InodeId, keep: bool) -> None:
+        self.names[ino] = self.names.get(ino, 0) - 1
+        if keep and self.names[ino] <= 0:
+            self.own.add(ino)
+
+
+async def confinement_of(
+    connection: Connection, identity: Identity, session: SessionId, ops: Sequence[Operation]
+) -> Confinement:
+    """What of ``ops`` lies inside now; the space's lock must be held."""
+    space, root = identity.space, identity.root
+    confined = Confinement(root)
+    wanted = {ino for op in ops for ino in inodes_named(op) if 0 < ino <= ID_MAX}
+    if not wanted:
+        return confined
+    pairs = [(row[0], row[1]) for row in await connection.fetch(_PARENTS, space, list(wanted))]
+    folders = await inside(connection, space, root, {InodeId(parent) for _, parent in pairs})
+    for ino, parent in pairs:
+        if parent in folders:
+            confined.names[InodeId(ino)] = confined.names.get(InodeId(ino), 0) + 1
+    rows = await connection.fetch(_ORPHANS, space, list(wanted), session)
+    confined.own = {InodeId(row[0]) for row in rows}
+    return confined
