@@ -14,6 +14,7 @@ from typing import Final
 import asyncpg
 import stamina
 
+from cloudverge_metaserver.authority import Authority
 from cloudverge_metaserver.chunks import Chunks
 from cloudverge_metaserver.cluster import Cluster
 from cloudverge_metaserver.database import Database
@@ -26,6 +27,7 @@ from cloudverge_metaserver.publishedkeys import PublishedKeys
 from cloudverge_metaserver.reading import Reading
 from cloudverge_metaserver.reaping import Reaper
 from cloudverge_metaserver.repair import Repairer
+from cloudverge_metaserver.revocations import Revocations
 from cloudverge_metaserver.routes import make_app
 from cloudverge_metaserver.sealing import Sealer
 from cloudverge_metaserver.servers import Servers
@@ -79,6 +81,9 @@ async def started(settings: MetaSettings) -> AsyncIterator[Endpoints]:
         keys = PublishedKeys(settings.auth_url, ids.cluster, database)
         stack.push_async_callback(keys.close)
         await _first_keys(keys)
+        authority = Authority(settings.auth_url, join_token, settings.tls_ca)
+        stack.push_async_callback(authority.close)
+        revocations = Revocations(authority)
         desk = TicketDesk(signing, ids.cluster)
         servers = Servers(database, settings.lost_after_s)
         links = Links(lambda: _hello(desk, ids), client_tls(settings.tls.ca) if settings.tls else None)
@@ -95,7 +100,7 @@ async def started(settings: MetaSettings) -> AsyncIterator[Endpoints]:
         jobs = _jobs(settings, cluster, links, sealer)
         routes.housekeep = jobs.kick
         suspicions.found = jobs.kick
-        for work in (keys.run, suspicions.run, *(job.loop for job in jobs.all)):
+        for work in (keys.run, revocations.run, suspicions.run, *(job.loop for job in jobs.all)):
             stack.push_async_callback(_cancelled, asyncio.create_task(work()))
         yield await _listen(stack, settings, cluster, routes)
 
