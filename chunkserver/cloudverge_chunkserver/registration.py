@@ -25,6 +25,7 @@ HEARTBEAT_S: Final = 3.0
 HTTP_TIMEOUT_S: Final = 10.0
 PAUSE_MIN_S: Final = 0.1
 PAUSE_MAX_S: Final = 5.0
+Joined = Callable[[Membership, str, Mapping[int, str] | None, Mapping[int, int]], None]
 _REGISTER_AGAIN: Final = frozenset({401, 403, 404, 409, 410})
 
 
@@ -55,6 +56,7 @@ class _Keys(msgspec.Struct, frozen=True):
     heartbeat_s: float = HEARTBEAT_S
     history: str = ""
     hosts: dict[int, str] | None = None  # of all chunkservers, by id
+    epochs: dict[int, int] = {}  # membership epochs of spaces that were raised lately
 
 
 class _Registered(_Keys, frozen=True, kw_only=True):
@@ -83,7 +85,7 @@ class Registration:
         join_token: Callable[[], str],
         home: Home,
         report: Callable[[], Report],
-        joined: Callable[[Membership, str, Mapping[int, str] | None], None],
+        joined: Joined,
     ) -> None:
         self._client = client
         self._join_token = join_token
@@ -172,4 +174,4 @@ class Registration:
         except msgspec.ValidationError as error:
             raise ProtocolFault(Code.BAD_REQUEST, f"the metaserver sent malformed keys: {error}") from None
         self._home.join(member)
-        self._joined(member, news.server_ticket, news.hosts)
+        self._joined(member, news.server_ticket, news.hosts, news.epochs)

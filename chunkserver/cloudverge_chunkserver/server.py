@@ -8,6 +8,7 @@ import ssl as tls
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import structlog
@@ -25,7 +26,7 @@ from cloudverge_chunkserver.rights import Rights
 from cloudverge_chunkserver.service import Service
 from cloudverge_chunkserver.store import ChunkStore
 from cloudverge_protocol.errors import Code, Unavailable
-from cloudverge_protocol.ids import CHUNK_BYTES, PROTOCOL_VERSION, ServerId
+from cloudverge_protocol.ids import CHUNK_BYTES, PROTOCOL_VERSION, Epoch, ServerId, SpaceId
 from cloudverge_protocol.messages import Hello, HelloReply
 from cloudverge_wire.frameserver import FrameServer, serve_frames
 
@@ -85,8 +86,14 @@ class ChunkServer:
         assert self._frames is not None
         return self._frames.port
 
-    def trust(self, member: Membership, server_ticket: str, hosts: Mapping[int, str] | None = None) -> None:
-        """Believe these keys, present this ticket and know these machines from now on."""
+    def trust(
+        self,
+        member: Membership,
+        server_ticket: str,
+        hosts: Mapping[int, str] | None = None,
+        epochs: Mapping[int, int] = MappingProxyType({}),
+    ) -> None:
+        """Believe these keys, present this ticket, know these machines and refuse older epochs from now on."""
         self.rights.trust(
             member.cluster,
             member.server,
@@ -94,6 +101,7 @@ class ChunkServer:
         )
         self.service.server = member.server
         self._server_ticket = server_ticket or self._server_ticket
+        self.rights.raise_floors((SpaceId(space), Epoch(epoch)) for space, epoch in epochs.items())
         if hosts is not None:
             self.links.hosts = {ServerId(server): host for server, host in hosts.items()}
 

@@ -13,8 +13,10 @@ from typing import Final
 
 import asyncpg
 import stamina
+import structlog
 
 from cloudverge_metaserver.authority import Authority
+from cloudverge_metaserver.barring import Barring
 from cloudverge_metaserver.chunks import Chunks
 from cloudverge_metaserver.cluster import Cluster
 from cloudverge_metaserver.database import Database
@@ -36,7 +38,7 @@ from cloudverge_metaserver.settings import MetaSettings
 from cloudverge_metaserver.signingkeys import ensure_signing_key
 from cloudverge_metaserver.suspicion import Suspicions
 from cloudverge_metaserver.tickets import TicketDesk
-from cloudverge_protocol.errors import Unavailable
+from cloudverge_protocol.errors import CloudVergeError, Unavailable
 from cloudverge_protocol.ids import PROTOCOL_VERSION
 from cloudverge_protocol.messages import FrameType, Hello, HelloReply
 from cloudverge_wire.clusterid import ClusterIds, ensure_cluster
@@ -47,6 +49,8 @@ from cloudverge_wire.join import read_join_token
 from cloudverge_wire.listen import client_tls, server_tls
 from cloudverge_wire.migrate import migrate
 from cloudverge_wire.process import Endpoints
+
+_log = structlog.get_logger("cloudverge.metaserver")
 
 START_WITHIN_S: Final = 60.0
 KEYS_TRIES: Final = 10
@@ -88,13 +92,18 @@ async def started(settings: MetaSettings) -> AsyncIterator[Endpoints]:
         servers = Servers(database, settings.lost_after_s)
         links = Links(lambda: _hello(desk, ids), client_tls(settings.tls.ca) if settings.tls else None)
         stack.callback(links.close)
+        barring = Barring(revocations, database, servers, links, desk)
+        keys.check = barring.check
+        await _first_revocations(revocations)
         sealer = Sealer(database, links, desk)
         suspicions = Suspicions(database, links, desk, sealer)
         cluster = Cluster(
-            ids, database, keys, ring, desk, servers, join_token, settings.replicas, suspicions.suspect
-        )
+            ids, database, keys, ring, desk, servers, join_token, settings.replicas, suspicions.suspect,
+            revocations.lately,
+        )  # fmt: skip
         sessions = Sessions(database, settings.lease_s, settings.replicas)
-        routes = FrameRoutes(database, sessions, Chunks(database, servers, desk), Reading(database))
+        chunks = Chunks(database, servers, desk)
+        routes = FrameRoutes(database, sessions, chunks, Reading(database), barring.check)
         routes.add(FrameType.CHUNK_SEAL, sealer.seal_own)
         routes.add(FrameType.DAMAGE, suspicions.report)
         jobs = _jobs(settings, cluster, links, sealer)
@@ -146,6 +155,14 @@ async def _first_keys(keys: PublishedKeys) -> None:
         if await keys.refresh() or keys.ring.keys:
             return
         await asyncio.sleep(1.0)
+
+
+async def _first_revocations(revocations: Revocations) -> None:
+    """What ended just before we started; while auth is away tickets cannot be older than a minute anyway."""
+    try:
+        await revocations.poll()
+    except CloudVergeError as error:
+        _log.warning("what has been revoked is not known just now", reason=error.message)
 
 
 async def _listen(

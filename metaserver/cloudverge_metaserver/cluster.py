@@ -14,7 +14,7 @@ from cloudverge_metaserver.liveness import HEARTBEAT_S
 from cloudverge_metaserver.publishedkeys import PublishedKeys
 from cloudverge_metaserver.servers import Servers
 from cloudverge_metaserver.tickets import TicketDesk
-from cloudverge_protocol.ids import ChunkId, ServerId
+from cloudverge_protocol.ids import ChunkId, Epoch, ServerId, SpaceId
 from cloudverge_wire.clusterid import ClusterIds
 
 _COUNTS: Final = """
@@ -36,11 +36,13 @@ class Cluster:
     join_token: str
     replicas: int
     suspect: Callable[[ServerId, ChunkId], None]
+    epochs: Callable[[], dict[SpaceId, Epoch]] = dict
 
     async def greeting(self, server: ServerId) -> dict[str, object]:
         """What a chunkserver is told at registration and with every heartbeat.
 
-        ``hosts``: the machines of all chunkservers. A chain leads nowhere else, whatever a client says.
+        ``hosts``: the machines of all chunkservers. A chain leads nowhere else, whatever a client says. ``epochs``:
+        membership epochs raised lately; tickets with lower ones are over.
         """
         return {
             "server_id": server,
@@ -50,6 +52,7 @@ class Cluster:
             "meta_keys": self.ring.to_public(),
             "server_ticket": self.desk.own(f"chunkserver:{server}", time.time()),
             "heartbeat_s": HEARTBEAT_S,
+            "epochs": self.epochs(),
             "hosts": {row.state.server: row.state.host for row in await self.servers.all()},
         }
 

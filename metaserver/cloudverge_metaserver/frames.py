@@ -37,8 +37,15 @@ EMPTY: Final = Empty()
 class FrameRoutes:
     """Calls the handler of a request as the caller's identity."""
 
-    def __init__(self, database: Database, sessions: Sessions, chunks: Chunks, reading: Reading) -> None:
-        self._database, self._sessions = database, sessions
+    def __init__(
+        self,
+        database: Database,
+        sessions: Sessions,
+        chunks: Chunks,
+        reading: Reading,
+        check: Callable[[Identity], None] = lambda identity: None,
+    ) -> None:
+        self._database, self._sessions, self._check = database, sessions, check
         self._kept = KeptSpaces()
         self.housekeep: Callable[[], None] = lambda: None  # called when there may be something to clear away
         self._handlers: dict[FrameType, Handler] = {
@@ -61,11 +68,12 @@ class FrameRoutes:
         self._handlers[kind] = handler
 
     def handle(self, peer: Peer, kind: FrameType, message: Message, body: memoryview) -> Awaitable[Answer]:
-        """Answer one request."""
+        """Answer one request, if the right that the caller came with has not ended since."""
         handler = self._handlers.get(kind)
         if handler is None:
             raise ProtocolFault(Code.BAD_REQUEST, f"a metaserver does not answer {kind.name}")
         assert isinstance(peer.identity, Identity)
+        self._check(peer.identity)
         return _answer(handler, peer.identity, message)
 
     async def _batch(self, identity: Identity, message: Batch) -> BatchReply:

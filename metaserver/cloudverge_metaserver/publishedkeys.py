@@ -7,6 +7,7 @@ database: while auth is away, those it has signed in are still served.
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final
 
 import httpx
@@ -33,6 +34,7 @@ class PublishedKeys:
         self.ring = KeyRing({})
         self._tokens = VerifiedTokens(lambda token, now_s: verify_identity(self.ring, token, cluster, now_s))
         self._client = httpx.AsyncClient(timeout=FETCH_WITHIN_S, trust_env=False)
+        self.check: Callable[[Identity], None] = lambda identity: None  # whether the right has ended since
         self._tried_at = float("-inf")
         self._fetching = asyncio.Lock()
 
@@ -45,7 +47,9 @@ class PublishedKeys:
         kid = kid_of_token(token)
         if kid and kid not in self.ring:
             await self.refresh()
-        return self._tokens.verify(token, time.time())
+        identity = self._tokens.verify(token, time.time())
+        self.check(identity)
+        return identity
 
     async def load(self) -> None:
         """The keys known last, from the database."""

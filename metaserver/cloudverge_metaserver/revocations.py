@@ -48,6 +48,10 @@ class Revocations:
         known = self._epochs.get(space)
         return known[0] if known else Epoch(0)
 
+    def lately(self) -> dict[SpaceId, Epoch]:
+        """All epochs that were raised while a ticket of before could still live."""
+        return {space: epoch for space, (epoch, _) in self._epochs.items()}
+
     def ended(self, link: int, space: SpaceId) -> bool:
         """Whether this link of this space opens nothing any more, as far as is known now."""
         return link in self._links or space in self.deleted
