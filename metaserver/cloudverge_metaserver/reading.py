@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from cloudverge_auth.tokens import Identity
 from cloudverge_metaserver.admission import check_space, no_space
 from cloudverge_metaserver.database import Database
+from cloudverge_metaserver.filtering import Resync, filtered, inodes_in
 from cloudverge_metaserver.packing import unpack_extents, unpack_operation
 from cloudverge_metaserver.rows import DENTRY, INODE, INODE_FIELDS, Connection, dentry_of, inode_of
 from cloudverge_metaserver.scope import Scope
@@ -25,15 +26,25 @@ from cloudverge_metaserver.treewalk import (
     split_files,
 )
 from cloudverge_protocol.errors import Code, ProtocolFault, Refused
-from cloudverge_protocol.ids import ID_MAX, Incarnation, InodeId, Seq, SessionId, SpaceId
+from cloudverge_protocol.ids import (
+    ID_MAX,
+    ChunkId,
+    EntryNumber,
+    Incarnation,
+    InodeId,
+    Seq,
+    SessionId,
+    SpaceId,
+)
 from cloudverge_protocol.inodes import Dentry, Extents, Inode
 from cloudverge_protocol.messages import Feed, FeedReply, Load, LoadReply, Tree, TreeReply
-from cloudverge_protocol.operations import LogEntry
+from cloudverge_protocol.operations import ChunkDone, LogEntry
 
 LOAD_MAX: Final = 50_000  # keys of each kind
 LOAD_BYTES: Final = 6 * 1024 * 1024
 FEED_MAX: Final = 10_000
 FEED_BYTES: Final = 4 * 1024 * 1024
+SILENCE: Final = ChunkDone(ChunkId(0))  # touches nothing
 
 _INODE_COLUMNS: Final = len(INODE_FIELDS)
 _SEQ: Final = "select seq from meta.spaces where space = $1"
@@ -143,8 +154,7 @@ class Reading:
     async def feed(self, identity: Identity, message: Feed) -> FeedReply:
         """The oplog after a seq; raises ProtocolFault(RESYNC) if it no longer reaches back that far.
 
-        What happened outside a sub-tree is nobody's business inside it, and a move across its root is another
-        operation on either side: a confined session reads its namespace anew when there is news.
+        A confined session sees what touches its sub-tree, as it looks from inside.
         """
         check_space(identity, message.space)
         limit = max(1, min(message.limit, FEED_MAX))
@@ -152,12 +162,8 @@ class Reading:
             state = await connection.fetchrow(_FEED_STATE, message.space)
             if state is None:
                 raise no_space()
-            if identity.is_confined and message.since == state["seq"]:
-                return FeedReply(Seq(state["seq"]), ())
-            if identity.is_confined or not state["feed_from"] - 1 <= message.since <= state["seq"]:
-                raise ProtocolFault(
-                    Code.RESYNC, f"the history after {message.since} is not kept: read the namespace anew"
-                )
+            if not state["feed_from"] - 1 <= message.since <= state["seq"]:
+                raise resync(message.since)
             entries: list[LogEntry] = []
             size = 0
             for seq, session, incarnation, number, op in await connection.fetch(
@@ -169,7 +175,28 @@ class Reading:
                 entries.append(
                     LogEntry(seq, SessionId(session), Incarnation(incarnation), number, unpack_operation(op))
                 )
+            if identity.is_confined:
+                return await _feed_within(connection, identity, message.since, Seq(state["seq"]), entries)
         return FeedReply(Seq(state["seq"]), tuple(entries))
+
+
+async def _feed_within(
+    connection: Connection, identity: Identity, since: Seq, seq: Seq, entries: list[LogEntry]
+) -> FeedReply:
+    """What of ``entries`` a confined session sees; a silent one stands for those left out at the end."""
+    found = await inside(connection, identity.space, identity.root, inodes_in(entries))
+    try:
+        shown = filtered(entries, found, Scope(identity.root))
+    except Resync:
+        raise resync(since) from None
+    if entries and (not shown or shown[-1].seq < entries[-1].seq):
+        shown.append(LogEntry(entries[-1].seq, SessionId(0), Incarnation(0), EntryNumber(0), SILENCE))
+    return FeedReply(seq, tuple(shown))
+
+
+def resync(since: Seq) -> ProtocolFault:
+    """The answer when the feed cannot tell all that has happened since."""
+    return ProtocolFault(Code.RESYNC, f"the history after {since} cannot be told: read the namespace anew")
 
 
 async def _within(connection: Connection, identity: Identity, message: Tree) -> Tree:

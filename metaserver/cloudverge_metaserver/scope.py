@@ -59,6 +59,15 @@ class Scope:
             changes["target"] = self.inward(op.target)
         return replace(op, **changes)
 
+    def outward_op(self, op: Op) -> Op:
+        """An operation to be shown."""
+        if self._is_whole:
+            return op
+        changes = {field: self.outward(getattr(op, field)) for field in _FIELDS if hasattr(op, field)}
+        if isinstance(op, Rename) and op.target:
+            changes["target"] = self.outward(op.target)
+        return replace(op, **changes)
+
     def inode(self, inode: Inode) -> Inode:
         """A row to be shown; what the root lies in is not."""
         if self._is_whole:

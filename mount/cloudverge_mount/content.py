@@ -26,10 +26,12 @@ from cloudverge_mount.budget import Budget
 from cloudverge_mount.chunkclient import ChunkClients
 from cloudverge_mount.dirty import DirtyFile
 from cloudverge_mount.diskcache import DiskCache
+from cloudverge_mount.exactreader import ExactReader
 from cloudverge_mount.keeper import Keeper
 from cloudverge_mount.locations import Locations
 from cloudverge_mount.metaclient import MetaClient
 from cloudverge_mount.pieces import Piece
+from cloudverge_mount.rangebook import RangeBook
 from cloudverge_mount.reader import Reader
 from cloudverge_mount.room import Room
 from cloudverge_mount.sink import Sink
@@ -105,7 +107,7 @@ class Content:
         self._seq = 0
         self._clients: ChunkClients | None = None
         self._nursery: trio.Nursery | None = None
-        self._reader: Reader | None = None
+        self._reader: Reader | ExactReader | None = None
         self._uploader: Uploader | None = None
         self._room: Room | None = None
         self._keeper = Keeper(self._files, self._spill, sink)
@@ -133,7 +135,11 @@ class Content:
         )  # fmt: skip
         locations = Locations(self._meta, self._rights, uploader.places_of)
         sources = Sources(locations, clients, self._tickets, self._saw_damage)
-        self._reader = Reader(self._sink, sources, self._cache, self._disk)
+        if self._rights.confined:
+            ranges = RangeBook(self._meta, self._rights)
+            self._reader = ExactReader(self._sink, sources, ranges, self._budgets.cache_bytes)
+        else:
+            self._reader = Reader(self._sink, sources, self._cache, self._disk)
         files_max = self._budgets.dirty_files
         self._room = Room(self._files, files_max, self._budget, self._keeper, uploader)
         self._queue_restored(uploader)

@@ -11,6 +11,7 @@ from cloudverge_mount.files import Files
 from cloudverge_mount.listing import Listing
 from cloudverge_mount.rebase import Rebase
 from cloudverge_mount.recovery import CatchUp
+from cloudverge_mount.rowkeys import Touched
 from cloudverge_mount.xattrs import Xattrs
 from cloudverge_protocol.errors import CloudVergeError, Code, Refused
 
@@ -31,6 +32,7 @@ class Vfs(Files, Listing, Xattrs):
         self._behind = trio.Event()  # others have changed the space, or the session is a new one
         core.ledger.on_freed = self.freed
         core.rights.on_reopened(self._reopened)
+        core.rights.on_seq(self.seq_is)
 
     @property
     def invalidate(self) -> Callable[[list[int], list[tuple[int, bytes]]], None] | None:
@@ -79,9 +81,10 @@ class Vfs(Files, Listing, Xattrs):
     async def _take_in_foreign(self) -> None:
         found = await self._catch_up.foreign(self.seq, None)
         if found is None:
-            _log.error("too much has happened in the space meanwhile: mount it again")
-            self.core.aside.reasons.append("the space was changed elsewhere: mount it again")
-            return
+            _log.warning("what happened in the space meanwhile is not told: all is read anew")
+            seq = self.core.rights.seq_now
+            await self.core.writer.write()
+            found = Touched(*self.core.rows.replica.everything()), seq
         touched, seq = found
         if touched.inodes:
             async with self.core.shipper.paused(), self.core.gate.shut():
@@ -98,6 +101,11 @@ class Vfs(Files, Listing, Xattrs):
         self.core.shipper.old.update({old, *self.core.rights.high_water} - {self.core.rights.incarnation})
         self.core.shipper.wake()
         self._behind.set()
+
+    def seq_is(self, seq: int) -> None:
+        """The space is at ``seq``: catch up if that is news to one who only reads."""
+        if seq > self.seq and self.core.rights.read_only:
+            self._behind.set()
 
     def note_seq(self, seqs: Sequence[int], seq: int) -> None:
         """A batch of ours has been committed with these seqs, and the space is at ``seq``."""

@@ -160,6 +160,12 @@ class Replica:
         """The unlinked inodes that were open here."""
         return {row[0] for row in self._select("select ino from orphan")}
 
+    def everything(self) -> tuple[set[int], set[tuple[int, bytes]]]:
+        """All inodes and names of which something is known here."""
+        inodes = {row[0] for row in self._select("select ino from inode")}
+        names = {(row[0], row[1]) for row in self._select("select parent, name from dentry")}
+        return inodes, names
+
     # --- writing (worker thread) -------------------------------------------------------------------------
 
     def write(self, group: Group) -> None:

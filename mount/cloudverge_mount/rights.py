@@ -31,6 +31,10 @@ class Rights(Protocol):
         """The seq of the space when the session was opened."""
 
     @property
+    def seq_now(self) -> int:
+        """The seq of the space as it was told last."""
+
+    @property
     def high_water(self) -> Mapping[Incarnation, EntryNumber]:
         """Of each incarnation of this session not closed yet, as of the last opening."""
 
@@ -56,3 +60,6 @@ class Rights(Protocol):
 
     def on_reopened(self, callback: Callable[[], None]) -> None:
         """Call this whenever the session has been opened again: there is a new incarnation."""
+
+    def on_seq(self, callback: Callable[[int], None]) -> None:
+        """Call this with the space's seq whenever it is told."""

@@ -28,6 +28,7 @@ from cloudverge_protocol.messages import Ids, SessionOpen, SessionRef, SessionRe
 START_WAIT_S: Final = 30.0  # for servers that are just starting
 IN_USE_POLL_S: Final = 1.0
 REOPEN_EVERY_S: Final = 3.0
+READER_EVERY_S: Final = 1.0
 GRACE_S: Final = 2.0  # after a foreign lease should have ended
 
 _log = structlog.get_logger()
@@ -43,6 +44,8 @@ class Session:
         self._reply: SessionReply | None = None
         self._lease = Lease(0.0, 0.0)
         self._callbacks: list[Callable[[], None]] = []
+        self._on_seq: list[Callable[[int], None]] = []
+        self._seq_now = 0
         self._ids = IdRange()
         self._refilling = trio.Lock()
         self._ids_low = trio.Event()
@@ -89,6 +92,15 @@ class Session:
     @property
     def seq(self) -> Seq:
         return self._granted.seq
+
+    @property
+    def seq_now(self) -> int:
+        return self._seq_now
+
+    @property
+    def confined(self) -> bool:
+        """Whether the session reaches a sub-tree only."""
+        return self._granted.confined
 
     @property
     def high_water(self) -> Mapping[Incarnation, EntryNumber]:
@@ -149,6 +161,10 @@ class Session:
         """Call this whenever the session has been opened again."""
         self._callbacks.append(callback)
 
+    def on_seq(self, callback: Callable[[int], None]) -> None:
+        """Call this with the space's seq whenever it is told."""
+        self._on_seq.append(callback)
+
     # --- opening -----------------------------------------------------------------------------------------
 
     async def open(self, wait_s: float = START_WAIT_S) -> None:
@@ -181,6 +197,7 @@ class Session:
         asked_at = self._clock()
         reply = await self._meta.open_session(self._request)
         self._reply = reply
+        self._seq_now = reply.seq
         self._lease = Lease(asked_at, reply.lease_s)
         self._quota = (reply.quota_bytes, reply.quota_inodes)
         self._used = (reply.used_bytes, reply.used_inodes)
@@ -203,7 +220,7 @@ class Session:
 
     async def _keep_lease(self) -> None:
         while True:
-            await trio.sleep(REOPEN_EVERY_S if self.trouble else self._lease.renewal_in(self._clock()))
+            await trio.sleep(self._pause_s())
             try:
                 await (self._reopen() if self.trouble else self._renew())
             except Unavailable as error:
@@ -211,6 +228,13 @@ class Session:
                 await trio.sleep(RETRY_S)
             except CloudVergeError as error:
                 await self._lost(error)
+
+    def _pause_s(self) -> float:
+        """Until the next renewal; who only reads asks more often, for that is how he hears of changes."""
+        if self.trouble:
+            return REOPEN_EVERY_S
+        pause_s = self._lease.renewal_in(self._clock())
+        return min(pause_s, READER_EVERY_S) if self._granted.read_only else pause_s
 
     async def _renew(self) -> None:
         asked_at = self._clock()
@@ -220,6 +244,9 @@ class Session:
         self._used = (renewed.used_bytes, renewed.used_inodes)
         self._free = (renewed.free_bytes, renewed.used_bytes)
         self._peak_bytes = renewed.used_bytes
+        self._seq_now = renewed.seq
+        for callback in self._on_seq:
+            callback(renewed.seq)
 
     async def _lost(self, error: CloudVergeError) -> None:
         if not self.trouble:

@@ -45,10 +45,13 @@ class _Attempt:
     """A request under way that a hedge may overtake."""
 
     __slots__ = (
-        "chunk", "end", "failed", "hedge_at", "hedged", "need", "purpose", "rest", "result", "scope", "start",
+        "chunk", "end", "failed", "hedge_at", "hedged", "need", "purpose", "rest", "result", "scope", "start", "ticket",
     )  # fmt: skip
 
-    def __init__(self, chunk: ChunkId, start: int, end: int, need: int, purpose: str) -> None:
+    def __init__(
+        self, chunk: ChunkId, start: int, end: int, need: int, purpose: str, ticket: str = ""
+    ) -> None:
+        self.ticket = ticket  # for exactly this range; "": whole blocks, with the space's ticket
         self.chunk = chunk
         self.start = start
         self.end = end
@@ -95,6 +98,15 @@ class Sources:
             pause_s = min(1.0, pause_s * 2)
             places = await self._places_again(chunk, places)
 
+    async def read_exactly(
+        self, chunk: ChunkId, start: int, end: int, ticket: str, places: Sequence[Place]
+    ) -> memoryview:
+        """The bytes [start, end) of ``chunk``, by a range ticket that covers them."""
+        run, errors = await self._try_each(places, chunk, start, end, end, "exact", ticket)
+        if run is None:
+            raise _worst(errors)
+        return run.data
+
     async def _places_again(self, chunk: ChunkId, before: tuple[Place, ...]) -> tuple[Place, ...]:
         try:
             return await self._locations.ask(chunk)
@@ -102,13 +114,20 @@ class Sources:
             return before
 
     async def _try_each(
-        self, places: Sequence[Place], chunk: ChunkId, start: int, end: int, need: int, purpose: str
+        self,
+        places: Sequence[Place],
+        chunk: ChunkId,
+        start: int,
+        end: int,
+        need: int,
+        purpose: str,
+        ticket: str = "",
     ) -> tuple[Run | None, list[CloudVergeError]]:
         now = trio.current_time()
         errors: list[CloudVergeError] = []
         ordered = sorted(places, key=lambda place: self._clients.standing(place.server).cost(now))
         while ordered:
-            attempt = _Attempt(chunk, start, end, need, purpose)
+            attempt = _Attempt(chunk, start, end, need, purpose, ticket)
             place = ordered.pop(0)
             attempt.rest = ordered
             try:
@@ -188,6 +207,7 @@ class Sources:
                 standing.failed_at = trio.current_time()
             if (
                 error.code in OF_THE_REPLICA
+                and not attempt.ticket
                 and attempt.need > attempt.start
                 and (error.code != Code.NO_CHUNK or await self._is_listed(attempt.chunk, place))
             ):
@@ -214,7 +234,7 @@ class Sources:
         try:
             return await self._ask_once(attempt, place)
         except Denied as error:
-            if error.code != Code.UNAUTHORIZED:
+            if error.code != Code.UNAUTHORIZED or attempt.ticket:
                 raise
             self._tickets.expire()
             self._clients.distrust(place.server)
@@ -222,10 +242,12 @@ class Sources:
 
     async def _ask_once(self, attempt: _Attempt, place: Place) -> Run:
         connection = await self._clients.connection(place, attempt.purpose)
-        ticket = await self._tickets.read(place.server)
+        ticket = attempt.ticket or await self._tickets.read(place.server)
         request = Read(ticket, attempt.chunk, attempt.start, attempt.end - attempt.start)
         reply, body = await connection.call(FrameType.READ, request, timeout_s=READ_TIMEOUT_S)
         assert isinstance(reply, ReadReply)
+        if attempt.ticket:
+            return exact(attempt.chunk, attempt.start, attempt.end, reply, body)
         return verified(attempt.chunk, attempt.start, attempt.need, reply, body)
 
     def _blame(self, attempt: _Attempt, place: Place, error: CloudVergeError) -> None:
@@ -251,6 +273,13 @@ def verified(chunk: ChunkId, start: int, need: int, reply: ReadReply, body: memo
         end = reply.start + len(body)
         raise ChunkFault(Code.DAMAGED, f"chunk {chunk}: a replica ends at {end}, bytes up to {need} exist")
     return Run(chunk, reply.start, body)
+
+
+def exact(chunk: ChunkId, start: int, end: int, reply: ReadReply, body: memoryview) -> Run:
+    """The bytes in a reply to a range ticket, if they are those asked for and match their CRCs."""
+    if reply.start != start or len(body) != end - start or not pieces_match(body, start, list(reply.crcs)):
+        raise ChunkFault(Code.BAD_CHECKSUM, f"chunk {chunk}: bytes from {start} fail their checksum")
+    return Run(chunk, start, body)
 
 
 def _shares(length: int) -> float:

@@ -93,6 +93,7 @@ class Rights:
         self.session = reply.session
         self.incarnation = reply.incarnation
         self.lease_epoch = reply.lease_epoch
+        self.confined = False
 
     @property
     def ref(self):

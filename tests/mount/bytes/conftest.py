@@ -251,6 +251,7 @@ class FakeRights:
     session = 1
     incarnation = 1
     lease_epoch = 1
+    confined = False
 
 
 class Names:
