@@ -132,16 +132,21 @@ class Aside:
     def _tell(self, entries: list[tuple[Item, Entry]], held: list[Held], error: CloudVergeError) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{len(self.reasons):04d}.jsonl"
-        head: dict[str, Any] = {"code": error.code.name, "message": error.message, "time": time.time()}
-        lines = [{"refused": head}]
-        lines += [_line(entry.op, entry.incarnation, entry.number) for _, entry in entries]
-        lines += [_line(waiting.op, Incarnation(0), EntryNumber(0)) for waiting in held]
         try:
-            with path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line, default=_readable) + "\n" for line in lines)
+            write_changes(path, [entry for _, entry in entries], held, error)
         except OSError as failure:
             _log.error("the recovery folder cannot be written", path=str(path), error=str(failure))
         return path
+
+
+def write_changes(path: Path, entries: list[Entry], held: list[Held], error: CloudVergeError) -> None:
+    """Operations as lines of JSON, after one that says why they stand here; raises OSError."""
+    head: dict[str, Any] = {"code": error.code.name, "message": error.message, "time": time.time()}
+    lines = [{"refused": head}]
+    lines += [_line(entry.op, entry.incarnation, entry.number) for entry in entries]
+    lines += [_line(waiting.op, Incarnation(0), EntryNumber(0)) for waiting in held]
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line, default=_readable) + "\n" for line in lines)
 
 
 def _line(op: Operation, incarnation: Incarnation, number: EntryNumber) -> dict[str, Any]:

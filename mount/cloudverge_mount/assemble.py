@@ -26,6 +26,7 @@ from cloudverge_mount.config import MountConfig
 from cloudverge_mount.content import Content
 from cloudverge_mount.control import ControlServer, ask
 from cloudverge_mount.endpoints import Endpoints, load_cluster, remote
+from cloudverge_mount.eviction import Eviction
 from cloudverge_mount.identity import Identity
 from cloudverge_mount.kernelcache import KernelCache
 from cloudverge_mount.kernelmount import KernelMount, fuse_options
@@ -153,6 +154,8 @@ class MountProcess:
         self._servers = ServerList(self._endpoints.tls())
         self._failures: list[str] = []
         self._stopping = False
+        self._life = trio.CancelScope()  # of the background work that needs the right to the space
+        self._eviction = Eviction()
         self._identity: Identity
         self._folder: CacheFolder
         self._session: Session
@@ -194,10 +197,11 @@ class MountProcess:
 
     async def _open(self, nursery: trio.Nursery, space: SpaceId) -> None:
         tls, cache = self._endpoints.tls(), self._folder.path
-        meta = MetaClient(Link(self._address, self._hello, nursery, tls=tls))
+        link = Link(self._address, self._hello, nursery, tls=tls, distrusted=self._identity.distrust)
+        meta = MetaClient(link)
         mountpoint = str(self._config.mountpoint)
         request = SessionOpen(space, self._folder.cache_id(), socket.gethostname(), mountpoint)
-        session = self._session = Session(meta, request)
+        session = self._session = Session(meta, request, entitled=self._identity.ticket)
         await session.open()
         nursery.start_soon(self._keep, "session", session.run)
 
@@ -212,6 +216,9 @@ class MountProcess:
     async def _close(self, shipped: bool) -> None:
         with trio.move_on_after(CLOSE_WAIT_S) as scope:
             scope.shield = True
+            if self._eviction.reason:
+                self._folder.unlock()
+                return
             await self._vfs.aclose()
             await self._content.aclose()
             if shipped:
@@ -226,8 +233,7 @@ class MountProcess:
     async def _work(self) -> bool:
         """Mount, serve until the mount ends, ship; whether all could be shipped."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._keep, "content", self._content.run)
-            await nursery.start(self._keep, "vfs", self._vfs.run)
+            await nursery.start(self._live)
             socket_path = runtime_folder() / f"{os.getpid()}.sock"
             control = ControlServer(socket_path, self._status, self._progress, self._vfs.sync, self._end)
             await nursery.start(control.run)
@@ -235,6 +241,14 @@ class MountProcess:
             shipped = await self._ship(DRAIN_AFTER_UMOUNT_S)
             nursery.cancel_scope.cancel()
         return shipped
+
+    async def _live(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The background work of names and bytes."""
+        with self._life:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._keep, "content", self._content.run)
+                await nursery.start(self._keep, "vfs", self._vfs.run)
+                task_status.started()
 
     async def _keep(
         self,
@@ -254,6 +268,7 @@ class MountProcess:
         workers = Workers()
         options = fuse_options(self._config.options, self._space_name, os.getuid() or os.geteuid())
         binding = Binding(self._vfs, workers)
+        self._session.on_revoked(self._eviction.lost)
         self._kernel = KernelMount(binding, workers, self._config.mountpoint, options)
         self._kernel.attach()
         cache_of_kernel = KernelCache()
@@ -266,6 +281,15 @@ class MountProcess:
             ):
                 nursery.start_soon(self._heed_signals)
                 nursery.start_soon(cache_of_kernel.run)
+                nursery.start_soon(
+                    self._eviction.run,
+                    self._folder.path,
+                    binding,
+                    self._vfs,
+                    self._content,
+                    cache_of_kernel.drop,
+                    self._life,
+                )
                 nursery.start_soon(memory.trim_now_and_then)
                 memory.settle()
                 self._mounted()
@@ -286,7 +310,7 @@ class MountProcess:
     def _progress(self) -> dict[str, Any]:
         status = describe(self._config, self._session, self._vfs, self._content)
         status["space"] = self._space_name
-        status["degraded"] += self._failures
+        status["degraded"] += [*self._failures, *([self._eviction.reason] if self._eviction.reason else [])]
         return status
 
     # --- ending ------------------------------------------------------------------------------------------
@@ -311,6 +335,8 @@ class MountProcess:
 
     async def _ship(self, wait_s: float) -> bool:
         """Try to ship all that is pending; whether it worked."""
+        if self._eviction.reason:
+            return False
         with trio.move_on_after(wait_s):
             try:
                 await self._vfs.sync()

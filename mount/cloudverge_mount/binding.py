@@ -27,6 +27,7 @@ from pyfuse3 import (
     StatvfsData,
 )
 
+from cloudverge_mount.barred import Barred
 from cloudverge_mount.errnos import errno_of
 from cloudverge_mount.filesystem import Caller, FileSystem, SetattrRequest
 from cloudverge_mount.shim import Workers
@@ -74,10 +75,14 @@ class Binding(pyfuse3.Operations):
 
     def __init__(self, files: FileSystem, workers: Workers, cache_s: float = EXCLUSIVE_CACHE_S) -> None:
         super().__init__()
-        self._files = files
+        self._files: FileSystem = files
         self._workers = workers
         self._cache_s = cache_s
         self._listing_budget = LISTING_START
+
+    def bar(self, reason: str) -> None:
+        """The right to the files is lost: every request fails from now on."""
+        self._files = Barred(reason)
 
     def _entry(self, inode: Inode) -> EntryAttributes:
         entry = EntryAttributes()

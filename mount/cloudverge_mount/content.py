@@ -15,6 +15,7 @@ import itertools
 import ssl
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,6 +165,18 @@ class Content:
     def is_dirty(self, ino: InodeId) -> bool:
         """Whether any byte of ``ino`` is not entered as a Write yet."""
         return ino in self._files
+
+    def dirty_inodes(self) -> list[InodeId]:
+        """Files with bytes that are not entered as Writes yet."""
+        return list(self._files)
+
+    def dirty_pieces(self, ino: InodeId) -> Iterator[tuple[int, bytes]]:
+        """The dirty bytes of a file with their offsets, as far as they can be had."""
+        assert self._uploader is not None
+        for piece in self._files.get(ino, ()):
+            data = self._uploader.bytes_of(piece, piece.start, piece.end)
+            if data is not None:
+                yield piece.start, bytes(data)
 
     @property
     def pending_files(self) -> int:

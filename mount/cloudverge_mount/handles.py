@@ -45,6 +45,10 @@ class Handles:
     def __len__(self) -> int:
         return len(self._files) + len(self._folders)
 
+    def inodes(self) -> set[int]:
+        """All that are open."""
+        return set(self._opens)
+
     def keeps(self, ino: int) -> bool:
         """Whether this inode must outlive its last name."""
         return ino in self._opens

@@ -77,6 +77,10 @@ class Identity:
             self._wanted = fresh.space  # a name may come to mean another space; we stay with this one
             return fresh
 
+    def distrust(self) -> None:
+        """A server does not believe our ticket any more: the next one is asked for afresh."""
+        self._ticket = None
+
     async def space_name(self) -> str:
         """What people call the space of our tickets; its number if auth does not say."""
         space = (await self.ticket()).space

@@ -32,6 +32,7 @@ class Link:
         tls: ssl.SSLContext | None = None,
         connect_timeout_s: float = 5.0,
         greet_every_s: float = GREET_EVERY_S,
+        distrusted: Callable[[], None] | None = None,
     ) -> None:
         self._address = address
         self._hello = hello
@@ -39,6 +40,7 @@ class Link:
         self._tls = tls
         self._connect_timeout_s = connect_timeout_s
         self._greet_every_s = greet_every_s
+        self._distrusted = distrusted  # told that the token we have is not believed
         self._connection: Connection | None = None
         self._opening = trio.Lock()
         self._greeted_at = 0.0
@@ -81,6 +83,8 @@ class Link:
     def distrust(self) -> None:
         """The server does not believe our token any more: introduce ourselves again before the next call."""
         self._greeted_at = float("-inf")
+        if self._distrusted is not None:
+            self._distrusted()
 
     async def connection(self) -> Connection:
         """A standing connection, for callers whose calls must leave in the order they are made."""

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from cloudverge_protocol.codec import decode
-from cloudverge_protocol.inodes import Extents, Inode
+from cloudverge_protocol.ids import InodeId
+from cloudverge_protocol.inodes import Dentry, Extents, Inode
 
 EXTENTS: Final = 1
 XATTRS: Final = 2
@@ -159,6 +160,13 @@ class Replica:
     def orphans(self) -> set[int]:
         """The unlinked inodes that were open here."""
         return {row[0] for row in self._select("select ino from orphan")}
+
+    def name_of(self, ino: int) -> Dentry | None:
+        """A name of an inode; slow, for names are not kept by inode."""
+        row = self._select(
+            "select parent, name, dentry, kind from dentry where ino = ? limit 1", (ino,)
+        ).fetchone()
+        return None if row is None else Dentry(row[0], row[1], InodeId(ino), row[3], row[2])
 
     def everything(self) -> tuple[set[int], set[tuple[int, bytes]]]:
         """All inodes and names of which something is known here."""

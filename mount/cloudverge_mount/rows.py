@@ -56,6 +56,11 @@ class Rows:
         self._xattrs: dict[int, dict[bytes, bytes]] = {}
 
     @property
+    def being_written(self) -> Changes:
+        """Changes on their way to SQLite."""
+        return self._flushing
+
+    @property
     def crowded(self) -> bool:
         """Whether changes come faster than they are written."""
         return self.changes.count + self._flushing.count > CROWDED

@@ -6,13 +6,14 @@ The lease is renewed every third of its length. What can go wrong, and what then
   on, and renewing is tried every second.
 * The lease is lost (FENCED: a restarted or restored server, or a takeover): the session is opened again. Its new
   incarnation is announced to those who asked (``on_reopened``): they drop open chunks and use new numbers.
+* Our right to the space was taken away: auth says so when asked. ``on_revoked`` is told, and this is the end.
 * Somebody else holds the space meanwhile (SPACE_IN_USE) or we may no longer use it: ``read_only`` becomes true and
   ``trouble`` says why; opening is tried again now and then. Nothing waits for that.
 
 Nothing here suspends but ``open``, ``ensure_ids``, ``run`` and ``close``; the rest are plain reads.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import structlog
@@ -29,6 +30,7 @@ START_WAIT_S: Final = 30.0  # for servers that are just starting
 IN_USE_POLL_S: Final = 1.0
 REOPEN_EVERY_S: Final = 3.0
 READER_EVERY_S: Final = 1.0
+REVOKING: Final = (Code.UNAUTHORIZED, Code.FORBIDDEN, Code.NOT_FOUND)
 GRACE_S: Final = 2.0  # after a foreign lease should have ended
 
 _log = structlog.get_logger()
@@ -37,10 +39,18 @@ _log = structlog.get_logger()
 class Session:
     """The session of one cache folder on one space; ``open`` it, then keep ``run`` running."""
 
-    def __init__(self, meta: MetaClient, request: SessionOpen, clock: Callable[[], float] = boottime) -> None:
+    def __init__(
+        self,
+        meta: MetaClient,
+        request: SessionOpen,
+        clock: Callable[[], float] = boottime,
+        entitled: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         self._meta = meta
         self._request = request
         self._clock = clock
+        self._entitled = entitled  # asks auth; raises what it refuses us with
+        self._on_revoked: Callable[[CloudVergeError], None] | None = None
         self._reply: SessionReply | None = None
         self._lease = Lease(0.0, 0.0)
         self._callbacks: list[Callable[[], None]] = []
@@ -161,6 +171,10 @@ class Session:
         """Call this whenever the session has been opened again."""
         self._callbacks.append(callback)
 
+    def on_revoked(self, callback: Callable[[CloudVergeError], None]) -> None:
+        """Call this when the right to the space is lost for good; nothing is renewed after that."""
+        self._on_revoked = callback
+
     def on_seq(self, callback: Callable[[int], None]) -> None:
         """Call this with the space's seq whenever it is told."""
         self._on_seq.append(callback)
@@ -257,6 +271,21 @@ class Session:
             await trio.sleep(RETRY_S)
         except CloudVergeError as refusal:
             self.trouble = refusal.message
+            if await self._is_revoked(refusal):
+                _log.critical("the right to this space is lost", reason=refusal.message)
+                if self._on_revoked is not None:
+                    self._on_revoked(refusal)
+                await trio.sleep_forever()
+
+    async def _is_revoked(self, refusal: CloudVergeError) -> bool:
+        """Whether a refusal is for good: auth itself says so, or what we were given is gone."""
+        if refusal.code not in REVOKING or self._entitled is None:
+            return False
+        try:
+            await self._entitled()
+        except CloudVergeError as error:
+            return error.code in REVOKING
+        return refusal.code == Code.NOT_FOUND
 
     async def _reopen(self) -> None:
         await self._open_once()
