@@ -1,6 +1,6 @@
 """A user's devices: listing them, and taking one's access away.
 
-Revoking raises the membership epoch of every space its user belongs to, in the same transaction: servers that
+Revoking raises the membership epoch of every space its user can reach, in the same transaction: servers that
 have seen the new epoch refuse the device's older tickets. Other users' devices do not exist for the caller.
 """
 
@@ -9,6 +9,9 @@ from datetime import datetime
 import asyncpg
 import msgspec
 
+from cloudverge_auth import audit, epochs, signins
+from cloudverge_auth.audit import ACCOUNTS
+from cloudverge_auth.signins import Caller
 from cloudverge_protocol.errors import Code, Refused
 from cloudverge_protocol.ids import DeviceId, UserId
 from cloudverge_wire.database import connection, transaction
@@ -33,25 +36,21 @@ async def list_devices(pool: asyncpg.Pool, user: UserId) -> list[Device]:
     return [Device(DeviceId(row["id"]), row["name"], row["created_at"], row["seen_at"]) for row in rows]
 
 
-async def revoke_device(pool: asyncpg.Pool, user: UserId, device: DeviceId) -> None:
-    """Take the device's access away for ever; raises Refused(NOT_FOUND)."""
+async def revoke_device(pool: asyncpg.Pool, caller: Caller, device: DeviceId) -> None:
+    """Take the access of one of the caller's devices away for ever; raises Refused(NOT_FOUND)."""
     async with transaction(pool) as connected:
-        if await connected.fetchval(_REVOKE, device, user) is None:
+        await signins.lock_user(connected, caller.user)
+        name = await connected.fetchval(_REVOKE, device, caller.user)
+        if name is None:
             raise Refused(Code.NOT_FOUND, "you have no such device")
         await connected.execute(_END_FAMILIES, device)
-        await connected.execute(_RAISE_EPOCHS, user)
+        await epochs.raise_spaces_of(connected, caller.user)
+        await audit.record(connected, caller, ACCOUNTS, "device.revoke", name)
 
 
 _REVOKE = """
-update devices set revoked_at = now() where id = $1 and user_id = $2 and revoked_at is null returning id
+update devices set revoked_at = now() where id = $1 and user_id = $2 and revoked_at is null returning name
 """
 _END_FAMILIES = """
 update families set ended_at = now(), end_reason = 'revoked' where device_id = $1 and ended_at is null
-"""
-# In id order, as every transaction that locks several spaces does.
-_RAISE_EPOCHS = """
-update spaces set membership_epoch = membership_epoch + 1
-where id in (
-    select s.id from spaces s join members m on m.space_id = s.id where m.user_id = $1 order by s.id for update of s
-)
 """

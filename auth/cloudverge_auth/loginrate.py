@@ -1,4 +1,4 @@
-"""How often somebody may try to sign in, across all auth servers of a cluster.
+"""How often somebody may try to sign in, or try something else that tells or guesses, across all auth servers.
 
 The generic cell rate algorithm: each attempt adds ``interval_s`` to the subject's debt, which time pays off; an
 attempt that would make it more than ``burst`` intervals is refused, and costs nothing. A success gives back what
@@ -39,6 +39,8 @@ PER_PAIR = Rate(burst=10, interval_s=6.0)
 PER_ADDRESS = Rate(burst=100, interval_s=1.0)
 PER_USER = Rate(burst=200, interval_s=3.0)
 SIGN_UPS_PER_ADDRESS = Rate(burst=100, interval_s=2.0)
+LOOKUPS_PER_USER = Rate(burst=30, interval_s=20.0)
+PER_LINK = Rate(burst=200, interval_s=3.0)
 
 
 def _subject(*parts: str) -> str:
@@ -57,6 +59,19 @@ def login_charges(user: str, address: str) -> list[Charge]:
 def sign_up_charges(address: str) -> list[Charge]:
     """What one sign-up costs."""
     return [Charge(_subject("sign-up", address), SIGN_UPS_PER_ADDRESS)]
+
+
+def lookup_charges(caller: int) -> list[Charge]:
+    """What it costs to ask for another user by name."""
+    return [Charge(_subject("lookup", str(caller)), LOOKUPS_PER_USER)]
+
+
+def link_charges(link: int, address: str) -> list[Charge]:
+    """What one attempt at a link's password costs."""
+    return [
+        Charge(_subject("link pair", str(link), address), PER_PAIR),
+        Charge(_subject("link", str(link)), PER_LINK),
+    ]
 
 
 def wait_of(rate: Rate, debt_s: float) -> float:

@@ -3,6 +3,9 @@
 A refresh token is good for one use, which gives the next. A second use of one means that two parties hold it,
 and we cannot know which is the thief: the family ends, and with it every access token of that sign-in. Only
 hashes are stored.
+
+Whoever ends or begins sign-ins of a user first locks the user's row (``lock_user``): a sign-in that was checked
+before a password change cannot begin after it.
 """
 
 import secrets
@@ -14,6 +17,8 @@ import asyncpg
 import msgspec
 import structlog
 
+from cloudverge_auth import audit, epochs
+from cloudverge_auth.audit import ACCOUNTS, Actor
 from cloudverge_auth.tokens import INVALID_MESSAGE, Access
 from cloudverge_protocol.errors import Code, Denied
 from cloudverge_protocol.ids import DeviceId, UserId
@@ -29,14 +34,11 @@ MAX_REFRESH_CHARS = 128
 log = structlog.get_logger("cloudverge.auth")
 
 
-class Caller(msgspec.Struct, frozen=True):
+class Caller(Actor, frozen=True):
     """The living user, device and sign-in behind an access token."""
 
-    user: UserId
-    user_name: str
-    device: DeviceId
-    device_name: str
     family: int
+    admin: bool
 
 
 class SignIn(msgspec.Struct, frozen=True):
@@ -56,9 +58,19 @@ def _hash(token: str) -> bytes:
     return sha256(token.encode()).digest()
 
 
-async def begin(connected: "PoolConnectionProxy", user: UserId, device_name: str) -> SignIn:
-    """A new family for the user's device of that name, which is made if there is none."""
-    device = await connected.fetchval(_DEVICE, user, device_name)
+async def lock_user(connected: "PoolConnectionProxy", user: UserId) -> None:
+    """Let no other transaction begin or end sign-ins of this user meanwhile."""
+    await connected.execute("select from users where id = $1 for no key update", user)
+
+
+async def begin(connected: "PoolConnectionProxy", user: UserId, user_name: str, device_name: str) -> SignIn:
+    """A new family for the user's device of that name, which is made (and logged) if there is none."""
+    row = await connected.fetchrow(_DEVICE, user, device_name)
+    assert row is not None
+    device = row["id"]
+    if row["made"]:
+        actor = Actor(user, user_name, DeviceId(device), device_name)
+        await audit.record(connected, actor, ACCOUNTS, "device.add", device_name)
     family = await connected.fetchval("insert into families (device_id) values ($1) returning id", device)
     await connected.execute(_SUPERSEDE, device, MAX_FAMILIES)
     token = await _next_token(connected, family)
@@ -90,7 +102,7 @@ async def _refresh(connected: "PoolConnectionProxy", hashed: bytes) -> SignIn | 
     if family is None:
         await _end_if_reused(connected, hashed)
         return None
-    row = await connected.fetchrow(_ALIVE, family)
+    row = await connected.fetchrow(ALIVE, family)
     if row is None:
         return None
     await connected.execute("update devices set seen_at = now() where id = $1", row["device"])
@@ -99,11 +111,15 @@ async def _refresh(connected: "PoolConnectionProxy", hashed: bytes) -> SignIn | 
 
 
 async def _end_if_reused(connected: "PoolConnectionProxy", hashed: bytes) -> None:
-    family = await connected.fetchval(
-        "select family_id from refresh_tokens where hash = $1 and used_at is not null", hashed
-    )
-    if family is not None and await end(connected, family, "reuse"):
-        log.warning("a refresh token was used twice: its sign-in is ended", family=family)
+    row = await connected.fetchrow(_USED, hashed)
+    if row is None:
+        return
+    actor = Actor(UserId(row["user_id"]), row["user_name"], DeviceId(row["device"]), row["device_name"])
+    await lock_user(connected, actor.user)
+    if await end(connected, row["family_id"], "reuse"):
+        log.warning("a refresh token was used twice: its sign-in is ended", family=row["family_id"])
+        await epochs.raise_spaces_of(connected, actor.user)
+        await audit.record(connected, actor, ACCOUNTS, "signin.reuse", "a refresh token was used twice")
 
 
 async def end(connected: "PoolConnectionProxy", family: int, reason: str) -> bool:
@@ -116,19 +132,25 @@ async def end(connected: "PoolConnectionProxy", family: int, reason: str) -> boo
     return bool(done == "UPDATE 1")
 
 
+async def end_others(connected: "PoolConnectionProxy", user: UserId, spared: int, reason: str) -> None:
+    """End all families of a user but one (0: all)."""
+    await connected.execute(_END_OTHERS, user, spared, reason)
+
+
 async def caller_of(pool: asyncpg.Pool, access: Access) -> Caller:
     """Who holds this (verified) access token; raises Denied(UNAUTHORIZED) if any part of it has ended."""
     async with connection(pool) as connected:
-        row = await connected.fetchrow(_ALIVE, access.family)
+        row = await connected.fetchrow(ALIVE, access.family)
     if row is None or row["user_id"] != access.user or row["device"] != access.device:
         raise _unauthorized()
-    return Caller(access.user, row["user_name"], access.device, row["device_name"], access.family)
+    names = (row["user_name"], access.device, row["device_name"])
+    return Caller(access.user, *names, family=access.family, admin=row["admin"])
 
 
 _DEVICE = """
 insert into devices (user_id, name) values ($1, $2)
 on conflict (user_id, name) where revoked_at is null do update set seen_at = now()
-returning id
+returning id, xmax = 0 as made
 """
 
 _SUPERSEDE = """
@@ -144,8 +166,21 @@ where hash = $1 and used_at is null and expires_at > now()
 returning family_id
 """
 
-_ALIVE = """
-select u.id as user_id, u.name as user_name, d.id as device, d.name as device_name
+_USED = """
+select t.family_id, u.id as user_id, u.name as user_name, d.id as device, d.name as device_name
+from refresh_tokens t
+join families f on f.id = t.family_id join devices d on d.id = f.device_id join users u on u.id = d.user_id
+where t.hash = $1 and t.used_at is not null
+"""
+
+_END_OTHERS = """
+update families set ended_at = now(), end_reason = $3
+where ended_at is null and id <> $2 and device_id in (select id from devices where user_id = $1)
+"""
+
+# Of the family $1: who it belongs to, if all of it is alive.
+ALIVE = """
+select u.id as user_id, u.name as user_name, u.admin, d.id as device, d.name as device_name
 from families f
 join devices d on d.id = f.device_id and d.revoked_at is null
 join users u on u.id = d.user_id and u.disabled_at is null

@@ -30,6 +30,7 @@ async def test_sign_up_makes_a_user_a_space_and_a_sign_in(auth):
         "device_id": body["device_id"],
         "device": "laptop",
         "cluster": auth.cluster,
+        "admin": False,
     }
     (space,) = (await auth.http.get("/v1/spaces", headers=headers)).json()
     assert (space["name"], space["role"], space["quota_bytes"], space["quota_inodes"]) == (

@@ -74,7 +74,7 @@ async def test_what_names_no_space_is_refused(auth, body):
 
 
 def space(number, name, owned=True):
-    return Space(number, name, "owner", 0, 0, 1, owned)
+    return Space(number, name, "owner", "personal", "ann", owned, 0, 0)
 
 
 def test_names_go_before_ids_and_own_spaces_before_others():

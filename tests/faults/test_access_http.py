@@ -4,6 +4,7 @@ Each route of each server has a row here. A route without a row fails ``test_eve
 one decides, here, whether strangers may call it.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,8 @@ PUBLIC = "strangers may call it"
 ACCESS = "takes an access token"
 IDENTITY = "takes an identity ticket"
 JOIN = "takes the join token"
+ADMIN = "takes an administrator's access token"
+JOIN_AUTH = "takes the join token, at auth"
 
 ROWS = {
     "auth": {
@@ -37,14 +40,43 @@ ROWS = {
         ("POST", "/v1/signup"): PUBLIC,
         ("POST", "/v1/login"): PUBLIC,
         ("POST", "/v1/refresh"): PUBLIC,
+        ("GET", "/v1/ca"): PUBLIC,
+        ("POST", "/v1/machine"): PUBLIC,
+        ("POST", "/v1/enrol"): PUBLIC,
         ("GET", "/docs"): PUBLIC,
         ("GET", "/openapi.json"): PUBLIC,
         ("POST", "/v1/logout"): ACCESS,
         ("GET", "/v1/whoami"): ACCESS,
         ("GET", "/v1/devices"): ACCESS,
         ("DELETE", "/v1/devices/{device}"): ACCESS,
+        ("POST", "/v1/password"): ACCESS,
+        ("POST", "/v1/claim"): ACCESS,
         ("GET", "/v1/spaces"): ACCESS,
+        ("POST", "/v1/spaces"): ACCESS,
+        ("DELETE", "/v1/spaces/{space}"): ACCESS,
+        ("GET", "/v1/spaces/{space}/members"): ACCESS,
+        ("POST", "/v1/spaces/{space}/members"): ACCESS,
+        ("PATCH", "/v1/spaces/{space}/members/{user}"): ACCESS,
+        ("DELETE", "/v1/spaces/{space}/members/{user}"): ACCESS,
+        ("GET", "/v1/spaces/{space}/log"): ACCESS,
         ("POST", "/v1/tickets"): ACCESS,
+        ("POST", "/v1/grants"): ACCESS,
+        ("GET", "/v1/grants"): ACCESS,
+        ("DELETE", "/v1/grants/{grant}"): ACCESS,
+        ("POST", "/v1/links"): ACCESS,
+        ("GET", "/v1/admin/users"): ADMIN,
+        ("PATCH", "/v1/admin/users/{user}"): ADMIN,
+        ("PATCH", "/v1/admin/spaces/{space}"): ADMIN,
+        ("GET", "/v1/admin/log"): ADMIN,
+        ("POST", "/v1/admin/invites"): ADMIN,
+        ("GET", "/v1/admin/invites"): ADMIN,
+        ("DELETE", "/v1/admin/invites/{invite}"): ADMIN,
+        ("GET", "/v1/admin/policy"): ADMIN,
+        ("PUT", "/v1/admin/policy"): ADMIN,
+        ("GET", "/v1/revocations"): JOIN_AUTH,
+        ("POST", "/v1/spaces/{space}/purged"): JOIN_AUTH,
+        ("POST", "/v1/links/open"): JOIN_AUTH,
+        ("POST", "/v1/nodes"): JOIN_AUTH,
     },
     "metaserver-1": {
         ("GET", "/healthz"): PUBLIC,
@@ -137,8 +169,12 @@ def bad_tokens(lasting_cluster: Cluster, ann: Person) -> dict[str, dict[str, str
         "half the join token": _join_token(lasting_cluster)[:-1],
         "more than the join token": _join_token(lasting_cluster) + "0",
     }
+    join_token = {"the join token": _join_token(lasting_cluster)}
+    access_forged = forge(sign_access, key, cluster_id, access, (sign_identity, identity)) | join_token
     return {
-        ACCESS: forge(sign_access, key, cluster_id, access, (sign_identity, identity)),
+        ACCESS: access_forged,
+        ADMIN: access_forged,
+        JOIN_AUTH: forge(sign_server, key, cluster_id, server, (sign_access, access)) | join,
         IDENTITY: forge(sign_identity, key, cluster_id, identity, (sign_access, access)),
         JOIN: forge(sign_server, meta_key, cluster_id, server, (sign_access, access)) | join,
     }
@@ -159,7 +195,7 @@ def request_to(lasting_cluster: Cluster) -> Iterator[RequestTo]:
             base = lasting_cluster.server(server)["url"]
             content, kind = body
             kinds = [(b"content-type", kind.encode())] if kind else []
-            path = path.replace("{device}", "1").replace("{server}", "1")
+            path = re.sub(r"{\w+}", "1", path)
             return client.request(method, base + path, content=content, headers=[*headers, *kinds])
 
         yield send
@@ -225,6 +261,17 @@ def test_good_tokens_open_what_they_are_for(cluster, request_to, ann):
     ):
         response = request_to(server, "GET", path, _bearing(token))
         assert response.status_code == 200, (server, path, response.text)
+
+
+def test_an_administrators_route_tells_others_that_it_is_not_for_them(request_to, ann):
+    for (method, path), kind in ROWS["auth"].items():
+        if kind is ADMIN:
+            for body in BODIES.values():
+                response = request_to("auth", method, path, _bearing(ann.access_token), body)
+                assert (response.status_code, response.json()) == (
+                    403,
+                    {"code": "FORBIDDEN", "message": "this is for administrators"},
+                )
 
 
 def _seen(response: httpx.Response) -> tuple[int, bytes, set[str]]:

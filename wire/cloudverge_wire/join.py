@@ -20,18 +20,21 @@ def new_join_token() -> str:
     return secrets.token_urlsafe(32)
 
 
-def read_join_token(path: Path) -> str:
-    """The token in a file; raises ProtocolFault(INVALID) if it is missing, too short, or open to others."""
+def read_join_token(path: Path, what: str = "join token") -> str:
+    """The token in a file; raises ProtocolFault(INVALID) if it is missing, too short, or open to others.
+
+    ``what`` names other secrets of the same kind in errors.
+    """
     try:
         with open(path) as file:
             mode = os.fstat(file.fileno()).st_mode
             token = file.read(4096).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ProtocolFault(Code.INVALID, f"cannot read the join token {path}: {error}") from None
+        raise ProtocolFault(Code.INVALID, f"cannot read the {what} {path}: {error}") from None
     if mode & 0o077:
-        raise ProtocolFault(Code.INVALID, f"the join token {path} is open to others: chmod 600 it")
+        raise ProtocolFault(Code.INVALID, f"the {what} {path} is open to others: chmod 600 it")
     if len(token) < MIN_CHARS or not token.isascii():
-        raise ProtocolFault(Code.INVALID, f"the join token {path} is shorter than {MIN_CHARS} characters")
+        raise ProtocolFault(Code.INVALID, f"the {what} {path} is shorter than {MIN_CHARS} characters")
     return token
 
 
