@@ -53,60 +53,56 @@ def make_admin_routes(services: Services) -> APIRouter:
 
 
 def _add_users(router: APIRouter, services: Services) -> None:
-    pool = services.pool
-
     @router.get("/users")
     async def list_users() -> list[bodies.UserOut]:
         """Everybody who has an account."""
-        return [_user(each) for each in await admin.list_users(pool)]
+        return [_user(each) for each in await admin.list_users(services.pool)]
 
     @router.patch("/users/{user}", responses=refusals(404, 409))
     async def change_user(request: Request, user: PathUser, body: bodies.UserChange) -> bodies.UserOut:
         """Disable or enable somebody, make him an administrator or not, set his quota."""
         change = Change(body.disabled, body.admin, body.quota_bytes, body.quota_inodes)
-        return _user(await admin.change_user(pool, caller_of_request(request), user, change))
+        return _user(await admin.change_user(services.pool, caller_of_request(request), user, change))
 
     @router.patch("/spaces/{space}", responses=refusals(404))
     async def change_space(request: Request, space: PathId, body: bodies.SpaceChange) -> Fine:
         """Set a space's quota."""
         quotas = (body.quota_bytes, body.quota_inodes)
-        await admin.change_space(pool, caller_of_request(request), SpaceId(space), *quotas)
+        await admin.change_space(services.pool, caller_of_request(request), SpaceId(space), *quotas)
         return Fine()
 
     @router.get("/log")
     async def log(before: Before = 0, limit: Limit = ENTRIES) -> LogOut:
         """What was done to accounts."""
-        return shown_log(await audit.read(pool, audit.ACCOUNTS, before, limit))
+        return shown_log(await audit.read(services.pool, audit.ACCOUNTS, before, limit))
 
 
 def _add_invites(router: APIRouter, services: Services) -> None:
-    pool = services.pool
-
     @router.post("/invites", status_code=201)
     async def invite(request: Request, body: bodies.NewInvite) -> bodies.InviteMade:
         """Make a one-time invitation."""
         until = moment_of(body.until)
-        number, secret = await invites.make(pool, caller_of_request(request), body.admin, until)
+        number, secret = await invites.make(services.pool, caller_of_request(request), body.admin, until)
         return bodies.InviteMade(id=number, invite=secret)
 
     @router.get("/invites")
     async def list_invites() -> list[bodies.InviteOut]:
         """The newest invitations."""
-        return [_invite(each) for each in await invites.list_invites(pool)]
+        return [_invite(each) for each in await invites.list_invites(services.pool)]
 
     @router.delete("/invites/{invite}", responses=refusals(404))
     async def revoke_invite(request: Request, invite: PathId) -> Fine:
         """Withdraw an invitation."""
-        await invites.revoke(pool, caller_of_request(request), invite)
+        await invites.revoke(services.pool, caller_of_request(request), invite)
         return Fine()
 
     @router.get("/policy")
     async def show_policy() -> bodies.Policy:
         """Who may sign up."""
-        return bodies.Policy(sign_up=await policy.sign_up_policy(pool, services.accounts.defaults))
+        return bodies.Policy(sign_up=await policy.sign_up_policy(services.pool, services.accounts.defaults))
 
     @router.put("/policy")
     async def decide_policy(request: Request, body: bodies.Policy) -> bodies.Policy:
         """Decide who may sign up, from now on and on all servers."""
-        await policy.decide(pool, caller_of_request(request), body.sign_up)
+        await policy.decide(services.pool, caller_of_request(request), body.sign_up)
         return body
