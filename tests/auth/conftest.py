@@ -1,6 +1,7 @@
 """Auth on a real database, with a cheap hasher: an application to call, and users on it."""
 
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from cloudverge_auth.app import make_app
 from cloudverge_auth.passwords import Passwords
 from cloudverge_auth.services import Services, open_services
 from cloudverge_auth.settings import AuthSettings
+from cloudverge_auth.tokens import Identity, verify_identity
 from cloudverge_wire.clusterid import ensure_cluster
+from cloudverge_wire.join import new_join_token
 from cloudverge_wire.migrate import migrate
 
 PASSWORD = "correct horse battery"
@@ -65,6 +68,30 @@ class User:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    async def ask(self, method: str, path: str, /, **body: Any) -> httpx.Response:
+        """A request with a JSON body, if there is anything to say."""
+        return await self.request(method, path, **({"json": body} if body else {}))
+
+    async def do(self, method: str, path: str, /, **body: Any) -> Any:
+        """The same; it must succeed."""
+        answer = await self.ask(method, path, **body)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    async def space(self, name: str = "") -> int:
+        """The id of a space of mine."""
+        (found,) = [
+            each["id"] for each in await self.get("/v1/spaces") if each["name"] == (name or self.name)
+        ]
+        return int(found)
+
+    async def team(self, name: str = "crew", **members: str) -> int:
+        """A new team space with members, by name and role."""
+        space = (await self.do("POST", "/v1/spaces", name=name))["id"]
+        for user, role in members.items():
+            await self.do("POST", f"/v1/spaces/{space}/members", user=user, role=role)
+        return int(space)
+
     async def is_in(self) -> bool:
         return (await self.request("GET", "/v1/whoami")).status_code == 200
 
@@ -74,6 +101,7 @@ class Auth:
 
     def __init__(self, services: Services) -> None:
         self.services = services
+        self.join_token = services.join_token
         self.cluster = services.ids.cluster
         self.app = make_app(services)
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
@@ -92,17 +120,43 @@ class Auth:
         assert answer.status_code == 200, answer.text
         return User(self.http, answer.json(), name)
 
+    async def as_server(self, method: str, path: str, /, **body: Any) -> httpx.Response:
+        """A request with the join token."""
+        headers = {"authorization": f"Bearer {self.join_token}"}
+        return await self.http.request(method, path, headers=headers, **({"json": body} if body else {}))
+
+    async def revocations(self) -> Any:
+        answer = await self.as_server("GET", "/v1/revocations")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def epoch(self, space: int) -> int:
+        return int(await self.sql("select membership_epoch from spaces where id = $1", space))
+
+    async def claims(self, user: User, **body: Any) -> Identity:
+        """What the ticket says that the user gets for this body."""
+        return self.read(await user.do("POST", "/v1/tickets", **(body or {"space": ""})))
+
+    def read(self, ticket: dict[str, Any]) -> Identity:
+        return verify_identity(self.services.keys.ring, ticket["ticket"], self.cluster, time.time())
+
+    async def make_admin(self, user: User) -> None:
+        await self.sql("update users set admin = true where id = $1", user.id)
+
     async def sql(self, query: str, *arguments: Any) -> Any:
         return await self.services.pool.fetchval(query, *arguments)
 
 
 @pytest.fixture
-async def start_auth(dsn_file, anyio_backend) -> AsyncIterator[Any]:
-    """Starts applications on this test's database, with the settings given."""
+async def start_auth(dsn_file, tmp_path, anyio_backend) -> AsyncIterator[Any]:
+    """Starts applications on this test's database, with the settings given and a join token."""
+    join = tmp_path / "join-token"
+    join.touch(0o600)
+    join.write_text(new_join_token())
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> Auth:
-            chosen = AuthSettings(dsn_file=Path(dsn_file), **settings)
+            chosen = AuthSettings(dsn_file=Path(dsn_file), join_token_file=join, **settings)
             services = await stack.enter_async_context(open_services(chosen, Passwords(2, CHEAP)))
             made = Auth(services)
             await stack.enter_async_context(made.http)
