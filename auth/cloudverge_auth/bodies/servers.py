@@ -1,14 +1,28 @@
 """Bodies of what servers ask, and of storage hosts that enter."""
 
+import re
+from ipaddress import ip_address
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from cloudverge_auth.bodies.fields import Body, Label, Secret
 
-HOST_PATTERN = (
-    r"^[0-9A-Za-z]([0-9A-Za-z.-]*[0-9A-Za-z])?$|^[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*$"  # a name, IPv4, IPv6
-)
+HOST_PATTERN = r"^[0-9A-Za-z.:-]+$"
+_LABEL = re.compile(r"[0-9A-Za-z]([0-9A-Za-z-]{0,61}[0-9A-Za-z])?")
+
+
+def _is_host(host: str) -> str:
+    """An IP address or a DNS name; what ends in digits is an address or nothing."""
+    labels = host.split(".")
+    if ":" in host or labels[-1].isdigit():
+        ip_address(host)
+    elif not all(_LABEL.fullmatch(label) for label in labels):
+        raise ValueError("must be a host's name or address")
+    return host
+
+
+Host = Annotated[str, Field(pattern=HOST_PATTERN, max_length=253), AfterValidator(_is_host)]
 
 
 class Revocations(BaseModel):
@@ -31,7 +45,7 @@ class Enrol(Body):
 
     code: Secret
     csr: Annotated[str, Field(max_length=16_384)]
-    host: Annotated[str, Field(pattern=HOST_PATTERN, max_length=253)]
+    host: Host
     name: Label = ""
 
 

@@ -79,10 +79,11 @@ def _add_users(router: APIRouter, services: Services) -> None:
 
 def _add_invites(router: APIRouter, services: Services) -> None:
     @router.post("/invites", status_code=201)
-    async def invite(request: Request, body: bodies.NewInvite) -> bodies.InviteMade:
+    async def invite(request: Request, body: bodies.NewInvite | None = None) -> bodies.InviteMade:
         """Make a one-time invitation."""
-        until = moment_of(body.until)
-        number, secret = await invites.make(services.pool, caller_of_request(request), body.admin, until)
+        wanted = body or bodies.NewInvite()
+        until = moment_of(wanted.until)
+        number, secret = await invites.make(services.pool, caller_of_request(request), wanted.admin, until)
         return bodies.InviteMade(id=number, invite=secret)
 
     @router.get("/invites")
