@@ -17,7 +17,7 @@ from typing import Final
 import httpx
 import structlog
 
-from cloudverge_chunkserver.app import make_app
+from cloudverge_chunkserver.app import PUBLIC, make_app
 from cloudverge_chunkserver.registration import HTTP_TIMEOUT_S, Address, Registration
 from cloudverge_chunkserver.scrub import Scrub
 from cloudverge_chunkserver.server import ChunkServer, Security
@@ -72,7 +72,7 @@ def _gated_app(server: ChunkServer, registration: Registration, join_token: str)
         }
 
     app = make_app(server.figures, status)
-    return RequireToken(LimitBody(app), public=("/healthz",), verify=verify)
+    return RequireToken(LimitBody(app), public=PUBLIC, verify=verify)
 
 
 async def _wait_for_keys(

@@ -19,10 +19,13 @@ from cloudverge_metaserver.authority import Authority
 from cloudverge_metaserver.barring import Barring
 from cloudverge_metaserver.chunks import Chunks
 from cloudverge_metaserver.cluster import Cluster
+from cloudverge_metaserver.contents import Contents
 from cloudverge_metaserver.database import Database
 from cloudverge_metaserver.deletion import Deletion
 from cloudverge_metaserver.frames import FrameRoutes
+from cloudverge_metaserver.gateway import LinkGateway
 from cloudverge_metaserver.housekeeping import Abandoned, Job
+from cloudverge_metaserver.linkcookie import LinkCookies
 from cloudverge_metaserver.links import Links
 from cloudverge_metaserver.pruning import Pruner
 from cloudverge_metaserver.publishedkeys import PublishedKeys
@@ -30,7 +33,7 @@ from cloudverge_metaserver.reading import Reading
 from cloudverge_metaserver.reaping import Reaper
 from cloudverge_metaserver.repair import Repairer
 from cloudverge_metaserver.revocations import Revocations
-from cloudverge_metaserver.routes import make_app
+from cloudverge_metaserver.routes import ForPeople, make_app
 from cloudverge_metaserver.sealing import Sealer
 from cloudverge_metaserver.servers import Servers
 from cloudverge_metaserver.sessions import Sessions
@@ -106,12 +109,18 @@ async def started(settings: MetaSettings) -> AsyncIterator[Endpoints]:
         routes = FrameRoutes(database, sessions, chunks, Reading(database), barring.check)
         routes.add(FrameType.CHUNK_SEAL, sealer.seal_own)
         routes.add(FrameType.DAMAGE, suspicions.report)
+        contents = Contents(database, links, desk, suspicions.suspect)
+        cookies = LinkCookies(signing.to_bytes())
+        gateway = LinkGateway(
+            authority, contents, cookies, revocations.ended, secure=settings.tls is not None
+        )
+        people = ForPeople(gateway, revocations)
         jobs = _jobs(settings, cluster, links, sealer)
         routes.housekeep = jobs.kick
         suspicions.found = jobs.kick
         for work in (keys.run, revocations.run, suspicions.run, *(job.loop for job in jobs.all)):
             stack.push_async_callback(_cancelled, asyncio.create_task(work()))
-        yield await _listen(stack, settings, cluster, routes)
+        yield await _listen(stack, settings, cluster, people, routes)
 
 
 @dataclass(frozen=True)
@@ -166,7 +175,7 @@ async def _first_revocations(revocations: Revocations) -> None:
 
 
 async def _listen(
-    stack: AsyncExitStack, settings: MetaSettings, cluster: Cluster, routes: FrameRoutes
+    stack: AsyncExitStack, settings: MetaSettings, cluster: Cluster, people: ForPeople, routes: FrameRoutes
 ) -> Endpoints:
     async def authenticate(hello: Hello) -> object:
         return await cluster.keys.identify(hello.token)
@@ -188,7 +197,7 @@ async def _listen(
     )
     stack.push_async_callback(frames.close)
     http = await serve_http(
-        make_app(cluster), settings.host, settings.port, tls=tls, insecure=settings.insecure
+        make_app(cluster, people), settings.host, settings.port, tls=tls, insecure=settings.insecure
     )
     stack.push_async_callback(http.close)
     return Endpoints(http.url, f"{settings.host}:{frames.port}")

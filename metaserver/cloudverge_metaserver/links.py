@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from cloudverge_protocol.messages import FrameType, Hello, Message, Place
+from cloudverge_protocol.messages import FrameType, Hello, Message, Place, Read, ReadReply
 from cloudverge_wire.frameclient import FrameClient
 
 CONNECT_S: Final = 3.0
@@ -22,7 +22,7 @@ Address = tuple[str, int]
 
 
 class Links:
-    """``call`` is all there is to it."""
+    """``call`` is all there is to it, with ``read`` for bytes."""
 
     def __init__(self, hello: Callable[[], Hello], ssl: tls.SSLContext | None = None) -> None:
         self._hello, self._ssl = hello, ssl
@@ -42,6 +42,13 @@ class Links:
         answer, _ = await client.call(kind, message, timeout_s=timeout_s)
         assert isinstance(answer, reply)
         return answer
+
+    async def read(self, place: Place, request: Read, timeout_s: float) -> tuple[ReadReply, memoryview]:
+        """Bytes of a chunk as the server at ``place`` sends them: to be verified by the caller."""
+        client = await self._client((place.host, place.port))
+        answer, body = await client.call(FrameType.READ, request, timeout_s=timeout_s)
+        assert isinstance(answer, ReadReply)
+        return answer, body
 
     async def _client(self, address: Address) -> FrameClient:
         lock = self._connecting.setdefault(address, asyncio.Lock())

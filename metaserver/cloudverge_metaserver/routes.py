@@ -1,58 +1,43 @@
-"""The HTTP edge: chunkservers register and report here, people and Prometheus look.
+"""The HTTP edge put together: chunkservers register and report here, people and Prometheus look, links are opened.
 
-Behind the token gate every route but /healthz and /v1/keys. The join token opens what servers need, an identity
-ticket what people may see; each gets the same 401 for the other's routes as a stranger.
+Behind the token gate every route but ``PUBLIC`` and those below ``LINKS``, whose secret is the right. The join
+token opens what servers need, an identity ticket what people may see; each gets the same 401 for the other's
+routes as a stranger.
 """
 
-import binascii
-from base64 import b64decode, urlsafe_b64decode
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Final
 
-import pydantic
-from fastapi import FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cloudverge_auth.tokens import Identity
 from cloudverge_metaserver.cluster import Cluster
-from cloudverge_metaserver.servers import Heartbeat, Registration, ServerRow
-from cloudverge_protocol.errors import Code, Denied, ProtocolFault
-from cloudverge_protocol.ids import ID_MAX, ChunkId, ServerId
+from cloudverge_metaserver.gateway import LinkGateway
+from cloudverge_metaserver.peopleroutes import make_people_routes
+from cloudverge_metaserver.publicroutes import LINK, LINK_FILE, make_public_routes
+from cloudverge_metaserver.revocations import Revocations
+from cloudverge_metaserver.serverroutes import JOINED, make_server_routes
+from cloudverge_protocol.errors import Code, Denied
 from cloudverge_wire.bodylimit import LimitBody
 from cloudverge_wire.gate import RequireToken
 from cloudverge_wire.httperrors import answer_errors, send_error
 from cloudverge_wire.join import INVALID_MESSAGE, check_join_token
+from cloudverge_wire.openapi import describe
 
-PUBLIC = ("/healthz", "/v1/keys")
-FOR_SERVERS = "/v1/servers/"  # all below this path
-JOINED = "join"  # the claims of a caller with the join token
-
-Bytes64 = Annotated[int, pydantic.Field(ge=0, le=ID_MAX)]
-
-
-class RegisterBody(pydantic.BaseModel):
-    """A chunkserver introduces itself."""
-
-    server_uuid: Annotated[str, pydantic.Field(min_length=8, max_length=64)]
-    host: Annotated[str, pydantic.Field(min_length=1, max_length=255)]
-    frame_port: Annotated[int, pydantic.Field(ge=1, le=65535)]
-    http_url: Annotated[str, pydantic.Field(max_length=1024)]
-    receipt_key: Annotated[str, pydantic.Field(max_length=128)]
-    capacity_bytes: Bytes64
-    free_bytes: Bytes64
-    rack: Annotated[str, pydantic.Field(max_length=255)] = ""
-    cluster: str = ""
+PUBLIC: Final = ("/healthz", "/v1/keys", "/docs", "/openapi.json")
+LINKS: Final = "/l/"  # all below this path is public
+FOR_SERVERS: Final = "/v1/servers/"  # all below this path
+STRANGERS_BODY_BYTES: Final = 8 * 1024
+STRANGERS_BODY_WITHIN_S: Final = 10.0
 
 
-class HeartbeatBody(pydantic.BaseModel):
-    """A chunkserver reports."""
+@dataclass
+class ForPeople:
+    """What people's routes need beside the cluster."""
 
-    free_bytes: Bytes64
-    capacity_bytes: Bytes64
-    open_bytes: Bytes64 = 0
-    chunks: Bytes64 = 0
-    damaged: Annotated[list[Bytes64], pydantic.Field(max_length=100_000)] = []
-    full: bool = False
+    gateway: LinkGateway
+    revocations: Revocations
 
 
 class _RequireJoin:
@@ -72,119 +57,50 @@ class _RequireJoin:
             await self._app(scope, receive, send)
 
 
-def make_app(cluster: Cluster) -> ASGIApp:
+class _LimitStrangers:
+    """Small bodies and little patience for who needs no token."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._strict = LimitBody(app, limit_bytes=STRANGERS_BODY_BYTES, within_s=STRANGERS_BODY_WITHIN_S)
+        self._app = LimitBody(app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        strict = scope["type"] == "http" and scope["path"].startswith(LINKS)
+        await (self._strict if strict else self._app)(scope, receive, send)
+
+
+def make_api(cluster: Cluster, people: ForPeople) -> FastAPI:
+    """Routes and errors alone, for the description and for tests that enumerate them."""
+    api = FastAPI(title="CloudVerge metaserver", redoc_url=None, swagger_ui_oauth2_redirect_url=None)
+    answer_errors(api)
+    api.include_router(make_public_routes(cluster, people.gateway))
+    api.include_router(make_server_routes(cluster))
+    api.include_router(make_people_routes(cluster))
+    describe(
+        api,
+        public=(*PUBLIC, LINK, LINK_FILE),
+        token="identity ticket of auth's /v1/tickets; below /v1/servers/ the join token",  # noqa: S106
+    )
+    return api
+
+
+def make_app(cluster: Cluster, people: ForPeople) -> ASGIApp:
     """The application, gate included."""
-    app = FastAPI(title="CloudVerge metaserver", docs_url=None, redoc_url=None, openapi_url=None)
-    answer_errors(app)
-    _add_public(app, cluster)
-    _add_for_servers(app, cluster)
-    _add_for_people(app, cluster)
 
     async def verify(token: str) -> object:
         try:
             check_join_token(token, cluster.join_token)
         except Denied:
-            return await cluster.keys.identify(token)
+            return await _identify(cluster, people.revocations, token)
         return JOINED
 
-    return RequireToken(_RequireJoin(LimitBody(app)), public=PUBLIC, verify=verify)
+    app = _RequireJoin(_LimitStrangers(make_api(cluster, people)))
+    return RequireToken(app, public=PUBLIC, public_below=(LINKS,), verify=verify)
 
 
-def _add_public(app: FastAPI, cluster: Cluster) -> None:
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        async with cluster.database.connection() as connection:
-            await connection.fetchval("select 1")
-        return {"status": "ok"}
-
-    @app.get("/v1/keys")
-    async def keys() -> dict[str, object]:
-        return {"cluster": cluster.ids.cluster, "keys": cluster.ring.to_public()}
-
-
-def _add_for_servers(app: FastAPI, cluster: Cluster) -> None:
-    @app.post("/v1/servers/register")
-    async def register(request: Request, body: RegisterBody) -> dict[str, object]:
-        _require_join(request)
-        if body.cluster and body.cluster != cluster.ids.cluster:
-            raise ProtocolFault(Code.WRONG_CLUSTER, f"this is cluster {cluster.ids.cluster}")
-        server = await cluster.servers.register(
-            Registration(
-                body.server_uuid,
-                body.host,
-                body.frame_port,
-                body.http_url,
-                body.rack,
-                _key_of(body.receipt_key),
-                body.capacity_bytes,
-                body.free_bytes,
-            )
-        )
-        return await cluster.greeting(server)
-
-    @app.post("/v1/servers/{server}/heartbeat")
-    async def heartbeat(request: Request, server: Bytes64, body: HeartbeatBody) -> dict[str, object]:
-        _require_join(request)
-        said = Heartbeat(body.free_bytes, body.capacity_bytes, body.open_bytes, body.chunks, body.full)
-        await cluster.servers.beat(ServerId(server), said)
-        for chunk in body.damaged:
-            cluster.suspect(ServerId(server), ChunkId(chunk))
-        return await cluster.greeting(ServerId(server))
-
-
-def _add_for_people(app: FastAPI, cluster: Cluster) -> None:
-    @app.get("/v1/servers")
-    async def servers(request: Request) -> dict[str, object]:
-        return {"servers": [_shown(row) for row in await cluster.servers.all()]}
-
-    @app.get("/v1/status")
-    async def status(request: Request) -> dict[str, object]:
-        rows = await cluster.servers.all()
-        return {
-            "cluster": cluster.ids.cluster,
-            "history": cluster.ids.history,
-            "replicas": cluster.replicas,
-            "free_bytes": sum(row.state.free_bytes for row in rows if not row.state.silent),
-            "servers": [_shown(row) for row in rows],
-            "chunks": await cluster.chunk_counts(),
-        }
-
-    @app.get("/metrics")
-    async def metrics(request: Request) -> Response:
-        claims = request.state.claims
-        if claims != JOINED and not (isinstance(claims, Identity) and claims.role == "owner"):
-            raise Denied(Code.FORBIDDEN, "metrics are for the operator")
-        return Response(await cluster.metrics(), media_type=CONTENT_TYPE_LATEST)
-
-
-def _require_join(request: Request) -> None:
-    if request.state.claims != JOINED:
+async def _identify(cluster: Cluster, revocations: Revocations, token: str) -> Identity:
+    """Who holds this ticket, if it was signed after the last time that a right to its space was taken away."""
+    identity = await cluster.keys.identify(token)
+    if identity.membership_epoch < revocations.epoch_of(identity.space):
         raise Denied(Code.UNAUTHORIZED, INVALID_MESSAGE)
-
-
-def _key_of(text: str) -> bytes:
-    """A key in base64, of either alphabet, padded or not."""
-    padded = text + "=" * (-len(text) % 4)
-    try:
-        return urlsafe_b64decode(padded) if "-" in text or "_" in text else b64decode(padded, validate=True)
-    except (binascii.Error, ValueError):
-        raise ProtocolFault(Code.BAD_REQUEST, "the receipt key is not base64") from None
-
-
-def _shown(row: ServerRow) -> dict[str, Any]:
-    """A server as people see it: nothing secret."""
-    state = row.state
-    word = "silent" if state.silent else "draining" if state.draining else "full" if state.full else "up"
-    return {
-        "id": state.server,
-        "name": f"chunkserver:{state.server}",
-        "uuid": row.uuid,
-        "host": state.host,
-        "frame_port": state.port,
-        "rack": state.rack,
-        "state": word,
-        "capacity_bytes": row.capacity_bytes,
-        "free_bytes": state.free_bytes,
-        "chunks": row.chunks,
-        "last_seen_s": round(row.unheard_s, 1),
-    }
+    return identity

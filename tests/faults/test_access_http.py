@@ -81,6 +81,11 @@ ROWS = {
     "metaserver-1": {
         ("GET", "/healthz"): PUBLIC,
         ("GET", "/v1/keys"): PUBLIC,
+        ("GET", "/docs"): PUBLIC,
+        ("GET", "/openapi.json"): PUBLIC,
+        ("GET", "/l/{secret:path}"): PUBLIC,
+        ("POST", "/l/{secret:path}"): PUBLIC,
+        ("GET", "/l/{secret}/file"): PUBLIC,
         ("POST", "/v1/servers/register"): JOIN,
         ("POST", "/v1/servers/{server}/heartbeat"): JOIN,
         ("GET", "/v1/servers"): IDENTITY,
@@ -89,6 +94,8 @@ ROWS = {
     },
     "chunkserver-1": {
         ("GET", "/healthz"): PUBLIC,
+        ("GET", "/docs"): PUBLIC,
+        ("GET", "/openapi.json"): PUBLIC,
         ("GET", "/metrics"): JOIN,
         ("GET", "/v1/status"): JOIN,
     },
@@ -120,9 +127,10 @@ def _innermost(app: Any) -> FastAPI:
 
 def _apps() -> dict[str, FastAPI]:
     nothing: Any = SimpleNamespace(keys=None, join_token="", database=None)
+    people: Any = SimpleNamespace(gateway=None, revocations=None)
     return {
         "auth": _innermost(auth_app.make_app(nothing)),
-        "metaserver-1": _innermost(metaserver_routes.make_app(nothing)),
+        "metaserver-1": _innermost(metaserver_routes.make_app(nothing, people)),
         "chunkserver-1": _innermost(chunkserver_app.make_app(dict, dict)),
     }
 
@@ -249,8 +257,18 @@ def test_a_stranger_cannot_tell_which_routes_exist(request_to, server, method, p
 def test_public_routes_answer_strangers(request_to):
     for server in ROWS:
         assert request_to(server, "GET", "/healthz").status_code == 200
+        assert request_to(server, "GET", "/openapi.json").status_code == 200
+        assert "text/html" in request_to(server, "GET", "/docs").headers["content-type"]
     for server in ("auth", "metaserver-1"):
         assert request_to(server, "GET", "/v1/keys").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/l/", "/l/nothing", "/l/../v1/status", "/l/%2e%2e/v1/status", "/l/x/file"])
+def test_a_link_that_opens_nothing_gets_one_page_and_no_hint(request_to, path):
+    answer = request_to("metaserver-1", "GET", path)
+    absent = request_to("metaserver-1", "GET", "/l/short")
+    assert answer.status_code == 404
+    assert _seen(answer) == _seen(absent)
 
 
 def test_good_tokens_open_what_they_are_for(cluster, request_to, ann):

@@ -12,9 +12,6 @@ import httpx
 import msgspec
 import pytest
 
-from cloudverge_auth.keys import SigningKey
-from cloudverge_metaserver.app import started
-from cloudverge_metaserver.settings import MetaSettings
 from cloudverge_protocol.errors import CloudVergeError, Code
 from cloudverge_protocol.messages import (
     ChunkGrant,
@@ -27,8 +24,7 @@ from cloudverge_protocol.messages import (
     Tree,
 )
 from cloudverge_protocol.operations import ChunkDone, Unlink
-from cloudverge_wire.arguments import parse
-from tests.fixtures.metamachine import JOIN_TOKEN, Chunkserver, Machine, Running, until
+from tests.fixtures.metamachine import JOIN_TOKEN, Machine, Running, running_machine, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.faults]
 
@@ -36,31 +32,11 @@ pytestmark = [pytest.mark.anyio, pytest.mark.faults]
 @pytest.fixture(scope="module")
 async def machine(meta_database, make_world_on, tmp_path_factory, anyio_backend) -> AsyncIterator[Machine]:
     """A metaserver in this process and three chunkservers beside it."""
-    folder = tmp_path_factory.mktemp("machine")
     world = await make_world_on(meta_database)
-    await world.sql("delete from meta.servers returning 1")
-    key = SigningKey.generate()
-    ((kid, public),) = key.ring().to_public().items()
-    await world.sql("insert into meta.known_keys (kid, public) values ($1, $2) returning 1", kid, public)
-    for name, text in (("dsn", meta_database), ("join", JOIN_TOKEN)):
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o600)
-    options = ["--dsn-file", folder / "dsn", "--join-token-file", folder / "join"]
-    options += ["--auth-url", "http://127.0.0.1:9", "--delete-grace-s", "0.2", "--settle-s", "0.2"]
-    settings = parse(MetaSettings, [str(option) for option in options])
-    servers: list[Chunkserver] = []
     try:
-        async with started(settings) as endpoints:
-            made = Machine(endpoints, key, world)
-            made.cluster = await world.value("select cluster from public.cluster")
-            servers += [Chunkserver(folder / name, endpoints.http) for name in ("one", "two", "three")]
-            await asyncio.gather(*(server.start() for server in servers))
-            numbers = dict(await world.sql("select frame_port, server from meta.servers"))
-            made.servers = {numbers[server.port]: server for server in servers}
+        async with running_machine(meta_database, world, tmp_path_factory.mktemp("machine")) as made:
             yield made
     finally:
-        for server in servers:
-            server.kill()
         await world.database.close()
 
 

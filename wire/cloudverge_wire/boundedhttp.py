@@ -3,16 +3,26 @@
 uvicorn's httptools protocol keeps headers (and trailers) for as long as they come, from anybody. Here what is
 received of a request beside its body may not pass ``HEAD_BYTES``, and a head must be whole ``HEAD_WITHIN_S``
 after its first byte, or after the connection was made. Who breaks that is cut off.
+
+An application may cut a connection itself in the middle of its answer: ``abort``.
 """
 
 import asyncio
+from collections.abc import MutableMapping
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES = 64 * 1024
 HEAD_WITHIN_S = 10.0
 
+_ABORT = "cloudverge.abort"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+def abort(scope: MutableMapping[str, Any]) -> None:
+    """Cut the connection of this request, with all that was not sent yet. Nothing can be answered any more."""
+    scope["extensions"][_ABORT]["call"]()
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -38,6 +48,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = {_ABORT: {"call": self.transport.abort}}
         self._expect_head()
 
     def on_headers_complete(self) -> None:

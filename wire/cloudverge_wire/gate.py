@@ -2,7 +2,8 @@
 
 FastAPI answers 404, 405 and 422 before any dependency runs, so a check inside a route would tell a stranger
 which routes and fields exist. Here a request without a valid token gets one fixed 401, whatever its path,
-method or body; the body is not read. Only the paths named ``public`` pass, compared exactly.
+method or body; the body is not read. Only the paths named ``public`` pass, compared exactly, and those that
+begin with one of ``public_below``: whoever names one answers everything below it.
 """
 
 from collections.abc import Awaitable, Callable, Collection
@@ -34,16 +35,22 @@ class RequireToken:
     cannot be had just now) is answered as such.
     """
 
-    def __init__(self, app: "ASGIApp", *, public: Collection[str], verify: Verify) -> None:
+    def __init__(
+        self, app: "ASGIApp", *, public: Collection[str], verify: Verify, public_below: tuple[str, ...] = ()
+    ) -> None:
         self._app, self._public, self._verify = app, frozenset(public), verify
+        self._public_below = public_below
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in self._public):
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and self._is_public(scope["path"])):
             await self._app(scope, receive, send)
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
         else:
             await self._check(scope, receive, send)
+
+    def _is_public(self, path: str) -> bool:
+        return path in self._public or path.startswith(self._public_below)
 
     async def _check(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         try:

@@ -94,6 +94,11 @@ def _of_validation(error: RequestValidationError) -> CloudVergeError:
     return ProtocolFault(Code.BAD_REQUEST, f"{place}: {first['msg']}")
 
 
+def _route_of(request: Request) -> str:
+    """The route's pattern: what the caller put in its place may be a secret."""
+    return str(getattr(request.scope.get("route"), "path", "none"))
+
+
 def answer_errors(app: FastAPI) -> None:
     """Make ``app`` answer every error as this module says."""
 
@@ -112,7 +117,7 @@ def answer_errors(app: FastAPI) -> None:
         return response_of(_of_validation(error))
 
     async def bug(request: Request, error: Exception) -> Response:
-        log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
+        log.error("request failed", method=request.method, route=_route_of(request), exc_info=error)
         return response_of(Unavailable(Code.INTERNAL, "internal error: the server's log has the details"))
 
     app.add_exception_handler(CloudVergeError, ours)
