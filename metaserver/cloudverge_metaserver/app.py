@@ -27,6 +27,7 @@ from cloudverge_metaserver.gateway import LinkGateway
 from cloudverge_metaserver.housekeeping import Abandoned, Job
 from cloudverge_metaserver.linkcookie import LinkCookies
 from cloudverge_metaserver.links import Links
+from cloudverge_metaserver.paths import Paths
 from cloudverge_metaserver.pruning import Pruner
 from cloudverge_metaserver.publishedkeys import PublishedKeys
 from cloudverge_metaserver.reading import Reading
@@ -114,7 +115,7 @@ async def started(settings: MetaSettings) -> AsyncIterator[Endpoints]:
         gateway = LinkGateway(
             authority, contents, cookies, revocations.ended, secure=settings.tls is not None
         )
-        people = ForPeople(gateway, revocations)
+        people = ForPeople(gateway, revocations, Paths(database))
         jobs = _jobs(settings, cluster, links, sealer)
         routes.housekeep = jobs.kick
         suspicions.found = jobs.kick

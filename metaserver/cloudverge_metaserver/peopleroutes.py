@@ -1,13 +1,15 @@
 """HTTP for people with an identity ticket: the cluster's state, paths, and the log of what was done."""
 
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from cloudverge_auth.tokens import Identity
-from cloudverge_metaserver.bodies import ServersOut, StatusOut
+from cloudverge_metaserver.bodies import PathOut, ServersOut, StatusOut
 from cloudverge_metaserver.cluster import Cluster
+from cloudverge_metaserver.paths import Paths
 from cloudverge_metaserver.serverroutes import JOINED
 from cloudverge_metaserver.servers import ServerRow
 from cloudverge_protocol.errors import Code, Denied
@@ -16,9 +18,15 @@ from cloudverge_wire.openapi import problems, text
 _REFUSALS: Final = problems(401, 500, 503)
 
 
-def make_people_routes(cluster: Cluster) -> APIRouter:
-    """Those behind the gate; the join token opens them too."""
+def make_people_routes(cluster: Cluster, paths: Paths) -> APIRouter:
+    """Those behind the gate; the join token opens those about the cluster too."""
     router = APIRouter(tags=["people"])
+    _add_cluster(router, cluster)
+    _add_space(router, paths)
+    return router
+
+
+def _add_cluster(router: APIRouter, cluster: Cluster) -> None:
 
     @router.get("/v1/servers", response_model=ServersOut, responses=_REFUSALS)
     async def servers() -> dict[str, object]:
@@ -47,7 +55,25 @@ def make_people_routes(cluster: Cluster) -> APIRouter:
             raise Denied(Code.FORBIDDEN, "metrics are for the operator")
         return Response(await cluster.metrics(), media_type=CONTENT_TYPE_LATEST)
 
-    return router
+
+def _add_space(router: APIRouter, paths: Paths) -> None:
+    @router.get("/v1/path", responses=_REFUSALS | problems(400, 403, 404))
+    async def path(request: Request, path: str = "") -> PathOut:
+        return await paths.find(_person(request), _raw(request, "path"))
+
+
+def _person(request: Request) -> Identity:
+    claims = request.state.claims
+    if not isinstance(claims, Identity):
+        raise Denied(Code.FORBIDDEN, "this is about one space: it takes an identity ticket")
+    return claims
+
+
+def _raw(request: Request, field: str) -> str:
+    """A field of the query with bytes that are no UTF-8 kept, as the file system's names have them."""
+    query = request.scope["query_string"].decode("latin-1")
+    values: dict[str, str] = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
+    return values.get(field, "")
 
 
 def _shown(row: ServerRow) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cloudverge_auth.tokens import Identity
 from cloudverge_metaserver.cluster import Cluster
 from cloudverge_metaserver.gateway import LinkGateway
+from cloudverge_metaserver.paths import Paths
 from cloudverge_metaserver.peopleroutes import make_people_routes
 from cloudverge_metaserver.publicroutes import LINK, LINK_FILE, make_public_routes
 from cloudverge_metaserver.revocations import Revocations
@@ -38,6 +39,7 @@ class ForPeople:
 
     gateway: LinkGateway
     revocations: Revocations
+    paths: Paths
 
 
 class _RequireJoin:
@@ -75,7 +77,7 @@ def make_api(cluster: Cluster, people: ForPeople) -> FastAPI:
     answer_errors(api)
     api.include_router(make_public_routes(cluster, people.gateway))
     api.include_router(make_server_routes(cluster))
-    api.include_router(make_people_routes(cluster))
+    api.include_router(make_people_routes(cluster, people.paths))
     describe(
         api,
         public=(*PUBLIC, LINK, LINK_FILE),
