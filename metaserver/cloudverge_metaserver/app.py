@@ -15,6 +15,8 @@ import asyncpg
 import stamina
 import structlog
 
+from cloudverge_metaserver.audit import Auditor
+from cloudverge_metaserver.auditlog import AuditLog
 from cloudverge_metaserver.authority import Authority
 from cloudverge_metaserver.barring import Barring
 from cloudverge_metaserver.chunks import Chunks
@@ -115,7 +117,7 @@ async def started(settings: MetaSettings) -> AsyncIterator[Endpoints]:
         gateway = LinkGateway(
             authority, contents, cookies, revocations.ended, secure=settings.tls is not None
         )
-        people = ForPeople(gateway, revocations, Paths(database))
+        people = ForPeople(gateway, revocations, Paths(database), AuditLog(database))
         jobs = _jobs(settings, cluster, links, sealer)
         routes.housekeep = jobs.kick
         suspicions.found = jobs.kick
@@ -143,6 +145,7 @@ def _jobs(settings: MetaSettings, cluster: Cluster, links: Links, sealer: Sealer
             Job("reap", Reaper(database).run, 10.0),
             Job("delete", deletion.run, 3.0),
             Job("repair", repairer.run, 5.0),
+            Job("audit", Auditor(database, settings.audit_days).run, 1.0),
             Job("prune", Pruner(database).run, 3600.0),
         )
     )

@@ -1,28 +1,30 @@
 """HTTP for people with an identity ticket: the cluster's state, paths, and the log of what was done."""
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from cloudverge_auth.tokens import Identity
-from cloudverge_metaserver.bodies import PathOut, ServersOut, StatusOut
+from cloudverge_metaserver.auditlog import LIMIT_MAX, Asked, AuditLog
+from cloudverge_metaserver.bodies import Bytes64, LogOut, PathOut, ServersOut, StatusOut
 from cloudverge_metaserver.cluster import Cluster
 from cloudverge_metaserver.paths import Paths
 from cloudverge_metaserver.serverroutes import JOINED
 from cloudverge_metaserver.servers import ServerRow
 from cloudverge_protocol.errors import Code, Denied
+from cloudverge_protocol.ids import ROOT_INODE, InodeId
 from cloudverge_wire.openapi import problems, text
 
 _REFUSALS: Final = problems(401, 500, 503)
 
 
-def make_people_routes(cluster: Cluster, paths: Paths) -> APIRouter:
+def make_people_routes(cluster: Cluster, paths: Paths, log: AuditLog) -> APIRouter:
     """Those behind the gate; the join token opens those about the cluster too."""
     router = APIRouter(tags=["people"])
     _add_cluster(router, cluster)
-    _add_space(router, paths)
+    _add_space(router, paths, log)
     return router
 
 
@@ -56,10 +58,20 @@ def _add_cluster(router: APIRouter, cluster: Cluster) -> None:
         return Response(await cluster.metrics(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _add_space(router: APIRouter, paths: Paths) -> None:
+def _add_space(router: APIRouter, paths: Paths, log: AuditLog) -> None:
     @router.get("/v1/path", responses=_REFUSALS | problems(400, 403, 404))
     async def path(request: Request, path: str = "") -> PathOut:
         return await paths.find(_person(request), _raw(request, "path"))
+
+    @router.get("/v1/log", responses=_REFUSALS | problems(400, 403, 404))
+    async def show_log(
+        request: Request,
+        ino: Bytes64 = ROOT_INODE,
+        below: bool = True,
+        before: Bytes64 = 0,
+        limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = 100,
+    ) -> LogOut:
+        return await log.page(_person(request), Asked(InodeId(ino), below, before, limit))
 
 
 def _person(request: Request) -> Identity:

@@ -1,6 +1,7 @@
 """The oplog's past: entries older than the longest holiday are dropped, oldest first, a few at a time.
 
-Invariant: ``spaces.feed_from`` is the oldest seq still there; a feed that would need an older one is refused.
+Invariants: ``spaces.feed_from`` is the oldest seq still there; a feed that would need an older one is refused. What
+has not been told in meta.audit stays, however old it is.
 """
 
 from typing import Final
@@ -16,6 +17,7 @@ _OLD: Final = """
     select max(seq) from (
         select seq, at from meta.oplog where space = $1 order by seq limit $3
     ) o where at < clock_timestamp() - $2::float8 * interval '1 s'
+        and seq <= (select seq from meta.audited where space = $1)
 """
 _PRUNE: Final = """
     with pruned as (delete from meta.oplog where space = $1 and seq <= $2)

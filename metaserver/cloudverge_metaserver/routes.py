@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cloudverge_auth.tokens import Identity
+from cloudverge_metaserver.auditlog import AuditLog
 from cloudverge_metaserver.cluster import Cluster
 from cloudverge_metaserver.gateway import LinkGateway
 from cloudverge_metaserver.paths import Paths
@@ -40,6 +41,7 @@ class ForPeople:
     gateway: LinkGateway
     revocations: Revocations
     paths: Paths
+    log: AuditLog
 
 
 class _RequireJoin:
@@ -77,7 +79,7 @@ def make_api(cluster: Cluster, people: ForPeople) -> FastAPI:
     answer_errors(api)
     api.include_router(make_public_routes(cluster, people.gateway))
     api.include_router(make_server_routes(cluster))
-    api.include_router(make_people_routes(cluster, people.paths))
+    api.include_router(make_people_routes(cluster, people.paths, people.log))
     describe(
         api,
         public=(*PUBLIC, LINK, LINK_FILE),

@@ -23,3 +23,4 @@ class MetaSettings(DatabaseSettings):
     lost_after_s: float = Field(
         300.0, gt=0, description="silence after which a server's replicas are made anew"
     )
+    audit_days: float = Field(0.0, ge=0, description="for how long the log of changes is kept (0: for ever)")

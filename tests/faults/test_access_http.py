@@ -91,6 +91,7 @@ ROWS = {
         ("GET", "/v1/servers"): IDENTITY,
         ("GET", "/v1/status"): IDENTITY,
         ("GET", "/v1/path"): IDENTITY,
+        ("GET", "/v1/log"): IDENTITY,
         ("GET", "/metrics"): IDENTITY,
     },
     "chunkserver-1": {
@@ -128,7 +129,7 @@ def _innermost(app: Any) -> FastAPI:
 
 def _apps() -> dict[str, FastAPI]:
     nothing: Any = SimpleNamespace(keys=None, join_token="", database=None)
-    people: Any = SimpleNamespace(gateway=None, revocations=None, paths=None)
+    people: Any = SimpleNamespace(gateway=None, revocations=None, paths=None, log=None)
     return {
         "auth": _innermost(auth_app.make_app(nothing)),
         "metaserver-1": _innermost(metaserver_routes.make_app(nothing, people)),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from cloudverge_metaserver.audit import Auditor
 from cloudverge_metaserver.pruning import Pruner
 from cloudverge_metaserver.reading import Reading
 from cloudverge_metaserver.treewalk import REPLY_BYTES, Walk, gather_extents, split_files
@@ -213,6 +214,8 @@ async def test_the_feed_goes_on_from_a_seq_and_says_when_it_cannot(mount, world)
 async def test_an_old_past_is_dropped_and_the_feed_knows(mount, world):
     await files(mount, 1, 5)
     await world.sql("update meta.oplog set at = at - interval '91 days' where seq <= 3 returning 1")
+    assert not await Pruner(world.database).run()  # the audit has not told it yet
+    await Auditor(world.database).tell(1)
     assert await Pruner(world.database).run()
     assert not await Pruner(world.database).run()
     assert [e.seq for e in (await world.reading.feed(mount.who, Feed(1, 3))).entries] == [4, 5]
