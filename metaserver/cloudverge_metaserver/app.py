@@ -32,6 +32,7 @@ from cloudverge_metaserver.links import Links
 from cloudverge_metaserver.paths import Paths
 from cloudverge_metaserver.pruning import Pruner
 from cloudverge_metaserver.publishedkeys import PublishedKeys
+from cloudverge_metaserver.purge import Purger
 from cloudverge_metaserver.reading import Reading
 from cloudverge_metaserver.reaping import Reaper
 from cloudverge_metaserver.repair import Repairer
@@ -118,10 +119,12 @@ async def started(settings: MetaSettings) -> AsyncIterator[Endpoints]:
             authority, contents, cookies, revocations.ended, secure=settings.tls is not None
         )
         people = ForPeople(gateway, revocations, Paths(database), AuditLog(database))
+        purge = Job("purge", Purger(database, authority, lambda: revocations.deleted).run, 5.0)
+        revocations.on_deleted = purge.kick
         jobs = _jobs(settings, cluster, links, sealer)
         routes.housekeep = jobs.kick
         suspicions.found = jobs.kick
-        for work in (keys.run, revocations.run, suspicions.run, *(job.loop for job in jobs.all)):
+        for work in (keys.run, revocations.run, suspicions.run, purge.loop, *(job.loop for job in jobs.all)):
             stack.push_async_callback(_cancelled, asyncio.create_task(work()))
         yield await _listen(stack, settings, cluster, people, routes)
 
