@@ -201,7 +201,7 @@ class Contents:
         if known is None or not 0 <= now_s - known[1] < TICKET_KEPT_S:
             if len(reading.tickets) > KNOWN_MAX:
                 reading.tickets.clear()
-            known = (self._desk.read_one(reading.space, chunk, now_s), now_s)
+            known = (self._desk.read_one(reading.space, chunk, (place.server,), now_s), now_s)
             reading.tickets[chunk, place.server] = known
         return known[0]
 
