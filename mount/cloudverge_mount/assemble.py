@@ -38,6 +38,7 @@ from cloudverge_mount.session import START_WAIT_S, Session
 from cloudverge_mount.shim import Workers
 from cloudverge_mount.sink import Sink
 from cloudverge_mount.standing import describe
+from cloudverge_mount.tlsfaults import Untrusted
 from cloudverge_mount.vfs import OwnerPolicy, Vfs, open_vfs
 from cloudverge_protocol.errors import CloudVergeError, Code, Denied, Refused, Unavailable
 from cloudverge_protocol.ids import PROTOCOL_VERSION, SpaceId
@@ -84,6 +85,8 @@ async def patiently(action: Callable[[], Awaitable[T]], wait_s: float = START_WA
     while True:
         try:
             return await action()
+        except Untrusted:
+            raise
         except Unavailable:
             if trio.current_time() > give_up_at:
                 raise

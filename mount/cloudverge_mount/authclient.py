@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import httpx
 import msgspec
 
+from cloudverge_mount.transport import http_fault
 from cloudverge_protocol.errors import CloudVergeError, Code, Unavailable, make_error
 
 TIMEOUT_S: Final = 10.0
@@ -125,7 +126,7 @@ class AuthClient:
         except httpx.TimeoutException:
             raise Unavailable(Code.TIMEOUT, f"the auth server {self._url} did not answer in time") from None
         except httpx.HTTPError as error:
-            raise Unavailable(
+            raise await http_fault(error, self._url) or Unavailable(
                 Code.UNREACHABLE, f"the auth server {self._url} cannot be reached: {error}"
             ) from None
         if answer.status_code >= httpx.codes.BAD_REQUEST:

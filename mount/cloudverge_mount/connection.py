@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-from cloudverge_mount.transport import Transport, connect
+from cloudverge_mount.tlsfaults import tls_expected
+from cloudverge_mount.transport import Transport, connect, speaks_tls
 from cloudverge_protocol import codec
 from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import CloudVergeError, Code, ProtocolFault, Unavailable, make_error
@@ -69,11 +70,19 @@ class Connection:
         tls: ssl.SSLContext | None = None,
         timeout_s: float = 5.0,
     ) -> "Connection":
-        """Connect and introduce ourselves. Raises Unavailable, or what the server says to our HELLO."""
+        """Connect and introduce ourselves. Raises Unavailable, or what the server says to our HELLO.
+
+        Raises Untrusted if the server cannot prove itself, or speaks TLS and we do not, or the other way round.
+        """
         connection = cls(await connect(host, port, tls=tls, timeout_s=timeout_s), f"{host}:{port}", nursery)
         nursery.start_soon(connection._receive_frames)
         try:
             await connection.greet(hello, timeout_s=timeout_s)
+        except Unavailable as error:
+            connection.close()
+            if tls is None and error.code == Code.UNREACHABLE and await speaks_tls(host, port):
+                raise tls_expected(f"{host}:{port}") from None
+            raise
         except BaseException:
             connection.close()
             raise

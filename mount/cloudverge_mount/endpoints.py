@@ -2,6 +2,8 @@
 
 An embedded cluster is known by its folder's ``cluster.json``; it is read again whenever a connection is opened,
 because its servers may come back on other ports. Its credentials lie in the same folder.
+
+Where a certificate authority is known nothing is ever sent in plain text.
 """
 
 import json
@@ -34,9 +36,19 @@ class Endpoints:
 
     def tls(self) -> ssl.SSLContext | None:
         """How to speak TLS with the servers; None where plain text is right (loopback without a CA)."""
-        if self.ca is None:
-            return None
-        return ssl.create_default_context(cafile=str(self.ca))
+        return trusting(self.ca) if self.ca is not None else None
+
+
+def trusting(ca: Path) -> ssl.SSLContext:
+    """TLS with servers that this authority vouches for, and with nobody else; 1.3 wherever they speak it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(ca)
+    except OSError as error:  # ssl.SSLError is one too
+        why = error.strerror or "it is no PEM certificate"
+        raise ProtocolFault(Code.BAD_REQUEST, f"the CA certificate {ca} cannot be used: {why}") from None
+    return context
 
 
 def default_cluster_folder() -> Path:
@@ -65,6 +77,8 @@ def load_cluster(folder: Path) -> Endpoints:
     try:
         report: dict[str, Any] = json.loads(path.read_bytes())
         ca = report.get("ca")
+        if ca and not str(report["auth_url"]).startswith("https:"):
+            raise ValueError("it names a CA, but its servers do not speak TLS")
         return Endpoints(
             auth_url=str(report["auth_url"]),
             metaserver=split_address(str(report["metaserver_frames"])),
@@ -95,7 +109,7 @@ def remote(server_url: str, metaserver: str | None, ca: Path | None) -> Endpoint
     parts = urlsplit(server_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ProtocolFault(Code.BAD_REQUEST, f"{server_url!r} is no server: https://HOST[:PORT] is expected")
-    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+    if parts.scheme == "http" and (ca is not None or parts.hostname not in LOOPBACK):
         raise ProtocolFault(
             Code.BAD_REQUEST, f"{server_url}: passwords do not travel in plain text, use https"
         )

@@ -3,6 +3,7 @@
 import sys
 from typing import Final
 
+from cloudverge_mount.tlsfaults import Untrusted
 from cloudverge_protocol.errors import (
     ChunkFault,
     CloudVergeError,
@@ -14,6 +15,7 @@ from cloudverge_protocol.errors import (
 )
 
 _EXITS: Final[tuple[tuple[type[CloudVergeError], int], ...]] = (
+    (Untrusted, 6),
     (Refused, 1),
     (Denied, 3),
     (NoRoom, 4),

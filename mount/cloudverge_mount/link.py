@@ -110,7 +110,7 @@ class Link:
     async def _open(self) -> Connection:
         now = trio.current_time()
         if now < self._retry_at and self._last_error is not None:
-            raise Unavailable(self._last_error.code, self._last_error.message)
+            raise type(self._last_error)(self._last_error.code, self._last_error.message)
         host, port = self._address()
         try:
             connection = await Connection.open(

@@ -22,6 +22,7 @@ import trio
 from cloudverge_mount.idrange import LOW_IDS, REFILL_IDS, IdRange
 from cloudverge_mount.lease import RETRY_S, Lease, boottime, holder_lives
 from cloudverge_mount.metaclient import MetaClient
+from cloudverge_mount.tlsfaults import Untrusted
 from cloudverge_protocol.errors import CloudVergeError, Code, Denied, Unavailable
 from cloudverge_protocol.ids import EntryNumber, Epoch, Incarnation, Seq, SessionId, SpaceId
 from cloudverge_protocol.messages import Ids, SessionOpen, SessionRef, SessionReply
@@ -194,6 +195,8 @@ class Session:
                 await self._open_once()
                 await self._renew()  # which also tells the room that is left
                 return
+            except Untrusted:
+                raise
             except Unavailable:
                 if self._clock() > give_up_at:
                     raise

@@ -1,5 +1,7 @@
 """The one narrow seam to the network: bytes received into a buffer, buffers sent, nothing else.
 
+With a TLS context a transport is encrypted and the server verified, or it is not made: see ``tlsfaults``.
+
 ``PlainTransport`` talks to a non-blocking socket directly and suspends only when the kernel says so: a trio
 socket call costs a scheduler turn even when it could answer at once, and the chunk path makes thousands a
 second. Each method still yields to the loop now and then, so that a fast peer cannot starve the rest.
@@ -9,14 +11,18 @@ import socket
 import ssl
 from collections.abc import Sequence
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import trio
 
+from cloudverge_mount.tlsfaults import Untrusted, tls_expected, tls_fault
+from cloudverge_mount.tlstransport import TlsTransport
 from cloudverge_protocol.checksum import Buffer
-from cloudverge_protocol.errors import Code, Unavailable
+from cloudverge_protocol.errors import CloudVergeError, Code, Unavailable
 
 TURNS_BEFORE_YIELD = 32
 SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
+PROBE_S = 2.0
 IOV_MAX = 512  # buffers in one sendmsg (the kernel takes 1024)
 
 
@@ -85,45 +91,48 @@ def _unsent(buffers: list[memoryview], sent: int) -> list[memoryview]:
     return []
 
 
-class TlsTransport:
-    """Transport over TLS; one copy more in each direction, which encryption costs anyway."""
-
-    def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
-        self._stream = stream
-
-    async def receive_into(self, view: memoryview) -> int:
-        try:
-            data = await self._stream.receive_some(len(view))
-        except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as error:
-            raise ConnectionResetError(str(error)) from error
-        view[: len(data)] = data
-        return len(data)
-
-    async def send(self, buffers: Sequence[Buffer]) -> None:
-        try:
-            for buffer in buffers:
-                await self._stream.send_all(buffer)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as error:
-            raise ConnectionResetError(str(error)) from error
-
-    def close(self) -> None:
-        self._stream.transport_stream.socket.close()
-
-
 async def connect(host: str, port: int, *, tls: ssl.SSLContext | None, timeout_s: float) -> Transport:
-    """A transport to ``host``:``port``; raises Unavailable(UNREACHABLE or TIMEOUT)."""
+    """A transport to ``host``:``port``; raises Unavailable(UNREACHABLE or TIMEOUT), or Untrusted."""
     try:
         with trio.fail_after(timeout_s):
-            stream = await trio.open_tcp_stream(host, port)
-            if tls is None:
-                return PlainTransport(_take_socket(stream))
-            secured = trio.SSLStream(stream, tls, server_hostname=host)
-            await secured.do_handshake()
-            return TlsTransport(secured)
+            plain = PlainTransport(_take_socket(await trio.open_tcp_stream(host, port)))
+            return plain if tls is None else await _secured(plain, tls, host)
     except trio.TooSlowError:
         raise Unavailable(Code.TIMEOUT, f"{host}:{port} did not accept within {timeout_s:g} s") from None
-    except (OSError, trio.BrokenResourceError, ssl.SSLError) as error:
-        raise Unavailable(Code.UNREACHABLE, f"cannot connect to {host}:{port}: {error}") from error
+    except OSError as error:  # ssl.SSLError is one too
+        fault = tls_fault(error, f"{host}:{port}")
+        raise fault or Unavailable(Code.UNREACHABLE, f"cannot connect to {host}:{port}: {error}") from error
+
+
+async def _secured(plain: PlainTransport, tls: ssl.SSLContext, host: str) -> TlsTransport:
+    secured = TlsTransport(plain, tls, host)
+    try:
+        await secured.handshake()
+    except BaseException:
+        plain.close()
+        raise
+    return secured
+
+
+async def speaks_tls(host: str, port: int, timeout_s: float = PROBE_S) -> bool:
+    """Whether a server that closed a plain connection would have liked TLS; nothing is sent to it but a greeting."""
+    greeting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    greeting.check_hostname, greeting.verify_mode = False, ssl.CERT_NONE
+    try:
+        (await connect(host, port, tls=greeting, timeout_s=timeout_s)).close()
+    except CloudVergeError:
+        return False
+    return True
+
+
+async def http_fault(error: BaseException, url: str) -> Untrusted | None:
+    """What to say if an HTTP request failed because of TLS; None if it was something else."""
+    parts = urlsplit(url)
+    where = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
+    fault = tls_fault(error, where)
+    if fault is None and parts.scheme == "http" and await speaks_tls(parts.hostname or "", parts.port or 80):
+        return tls_expected(where)
+    return fault
 
 
 def _take_socket(stream: trio.SocketStream) -> socket.socket:
