@@ -18,6 +18,7 @@ import structlog
 from cloudverge_chunkserver.home import Home, Membership
 from cloudverge_protocol.errors import Code, Denied, ProtocolFault, Unavailable
 from cloudverge_protocol.ids import ServerId
+from cloudverge_protocol.receipts import HEARTBEAT_HEADER, heartbeat_proof
 
 log = structlog.get_logger("cloudverge.chunkserver.registration")
 
@@ -121,16 +122,16 @@ class Registration:
         except TimeoutError:
             pass
 
-    async def _post(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self._join_token()}"}
-        response = await self._client.post(path, json=body, headers=headers)
+    async def _post(self, path: str, body: bytes, **headers: str) -> httpx.Response:
+        headers |= {"authorization": f"Bearer {self._join_token()}", "content-type": "application/json"}
+        response = await self._client.post(path, content=body, headers=headers)
         if response.status_code == 400 and b'"WRONG_CLUSTER"' in response.content:
             raise ProtocolFault(
                 Code.WRONG_CLUSTER, f"{self._home.folder} belongs to another cluster than this metaserver"
             )
         if response.status_code in _REGISTER_AGAIN:
             self.registered.clear()
-            raise Denied(Code.UNAUTHORIZED, f"the metaserver answered {response.status_code} to {path}")
+            raise Denied(Code.UNAUTHORIZED, f"{path}: {response.status_code} {response.text[:200]}")
         if response.status_code != 200:
             raise Unavailable(Code.UNAVAILABLE, f"the metaserver answered {response.status_code} to {path}")
         return response
@@ -149,7 +150,7 @@ class Registration:
             "receipt_key": base64.b64encode(self._home.receipt_key).decode(),
             "rack": address.rack,
         }
-        response = await self._post("/v1/servers/register", body)
+        response = await self._post("/v1/servers/register", msgspec.json.encode(body))
         answer = msgspec.json.decode(response.content, type=_Registered)
         self._take(ServerId(answer.server_id), answer.cluster, answer)
         self.registered.set()
@@ -158,8 +159,9 @@ class Registration:
     async def _beat(self) -> float:
         member = self._home.membership
         assert member is not None
-        report = self._report()
-        response = await self._post(f"/v1/servers/{member.server}/heartbeat", msgspec.to_builtins(report))
+        body = msgspec.json.encode(self._report())
+        proof = {HEARTBEAT_HEADER: heartbeat_proof(self._home.receipt_key, member.server, body)}
+        response = await self._post(f"/v1/servers/{member.server}/heartbeat", body, **proof)
         answer = msgspec.json.decode(response.content, type=_Keys)
         self._take(member.server, member.cluster, answer)
         return max(0.1, answer.heartbeat_s)

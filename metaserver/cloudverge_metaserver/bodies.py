@@ -37,8 +37,6 @@ class HeartbeatBody(pydantic.BaseModel):
 class Greeting(pydantic.BaseModel):
     """What a chunkserver is told, at registration and with every heartbeat."""
 
-    model_config = pydantic.ConfigDict(extra="allow")
-
     server_id: int
     cluster: str
     history: str
@@ -47,6 +45,7 @@ class Greeting(pydantic.BaseModel):
     server_ticket: str
     heartbeat_s: float
     hosts: dict[int, str]
+    epochs: dict[int, int]
 
 
 class Keys(pydantic.BaseModel):

@@ -11,6 +11,7 @@ from cloudverge_metaserver.cluster import Cluster
 from cloudverge_metaserver.servers import Heartbeat, Registration
 from cloudverge_protocol.errors import Code, Denied, ProtocolFault
 from cloudverge_protocol.ids import ChunkId, ServerId
+from cloudverge_protocol.receipts import HEARTBEAT_HEADER
 from cloudverge_wire.join import INVALID_MESSAGE
 from cloudverge_wire.openapi import problems
 
@@ -22,7 +23,7 @@ def make_server_routes(cluster: Cluster) -> APIRouter:
     """Those below /v1/servers/."""
     router = APIRouter(tags=["servers"])
 
-    @router.post("/v1/servers/register", response_model=Greeting, responses=_REFUSALS)
+    @router.post("/v1/servers/register", response_model=Greeting, responses=_REFUSALS | problems(403))
     async def register(request: Request, body: RegisterBody) -> object:
         _require_join(request)
         if body.cluster and body.cluster != cluster.ids.cluster:
@@ -42,10 +43,12 @@ def make_server_routes(cluster: Cluster) -> APIRouter:
         return await cluster.greeting(server)
 
     @router.post(
-        "/v1/servers/{server}/heartbeat", response_model=Greeting, responses=_REFUSALS | problems(404)
+        "/v1/servers/{server}/heartbeat", response_model=Greeting, responses=_REFUSALS | problems(403, 404)
     )
     async def heartbeat(request: Request, server: Bytes64, body: HeartbeatBody) -> object:
         _require_join(request)
+        proof = request.headers.get(HEARTBEAT_HEADER, "")
+        await cluster.servers.check_heartbeat(ServerId(server), await request.body(), proof)
         said = Heartbeat(body.free_bytes, body.capacity_bytes, body.open_bytes, body.chunks, body.full)
         await cluster.servers.beat(ServerId(server), said)
         for chunk in body.damaged:

@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from cloudverge_protocol.messages import Receipt
-from cloudverge_protocol.receipts import KEY_BYTES, MAC_BYTES, make_receipt, receipt_is_genuine
+from cloudverge_protocol.receipts import (
+    KEY_BYTES,
+    MAC_BYTES,
+    heartbeat_is_genuine,
+    heartbeat_proof,
+    make_receipt,
+    receipt_is_genuine,
+)
 
 KEY = bytes(range(KEY_BYTES))
 numbers = st.integers(0, (1 << 64) - 1)
@@ -35,3 +42,21 @@ def test_another_mac_is_not_genuine(mac: bytes) -> None:
 
 def test_a_receipt_is_the_same_on_every_machine() -> None:
     assert make_receipt(KEY, 1, 2, 3, 4).mac.hex() == "c22e7b4bc22731dd50d401d8cfe85886"
+
+
+@given(numbers, st.binary(max_size=300))
+def test_a_heartbeat_is_genuine_for_its_server_its_bytes_and_its_key_alone(server: int, body: bytes) -> None:
+    proof = heartbeat_proof(KEY, server, body)
+    assert heartbeat_is_genuine(KEY, server, body, proof)
+    assert not heartbeat_is_genuine(bytes(KEY_BYTES), server, body, proof)
+    assert not heartbeat_is_genuine(KEY, server ^ 1, body, proof)
+    assert not heartbeat_is_genuine(KEY, server, body + b" ", proof)
+
+
+@given(st.text(max_size=40))
+def test_another_proof_is_not_genuine(proof: str) -> None:
+    assert heartbeat_is_genuine(KEY, 1, b"{}", proof) == (proof == heartbeat_proof(KEY, 1, b"{}"))
+
+
+def test_a_heartbeats_proof_is_the_same_on_every_machine() -> None:
+    assert heartbeat_proof(KEY, 1, b"{}") == "4b2fb1ac4fec5e2a24e1d3bca9270f98"
