@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
+from urllib.parse import urlsplit
 
 import httpx
 import structlog
@@ -27,7 +28,7 @@ from cloudverge_wire.bodylimit import LimitBody
 from cloudverge_wire.gate import RequireToken
 from cloudverge_wire.httpserve import serve_http
 from cloudverge_wire.join import check_join_token, read_join_token
-from cloudverge_wire.listen import client_tls, server_tls
+from cloudverge_wire.listen import bracketed, client_tls, server_tls
 from cloudverge_wire.process import Endpoints, run
 
 log = structlog.get_logger("cloudverge.chunkserver")
@@ -48,13 +49,16 @@ def _descriptors() -> int:
 
 def _security(settings: Settings) -> Security:
     if settings.tls is None:
-        return Security(insecure=settings.insecure)
+        as_client = client_tls(settings.tls_ca) if settings.tls_ca else None
+        return Security(None, as_client, settings.insecure)
     return Security(server_tls(settings.tls), client_tls(settings.tls.ca), settings.insecure)
 
 
 def _client(settings: Settings) -> httpx.AsyncClient:
     verify = client_tls(settings.tls_ca) if settings.tls_ca else True
-    return httpx.AsyncClient(base_url=settings.metaserver_url, timeout=HTTP_TIMEOUT_S, verify=verify)
+    return httpx.AsyncClient(
+        base_url=settings.metaserver_url, timeout=HTTP_TIMEOUT_S, verify=verify, trust_env=False
+    )
 
 
 def _gated_app(server: ChunkServer, registration: Registration, join_token: str) -> RequireToken:
@@ -131,7 +135,7 @@ async def _serving(
     app = _gated_app(server, registration, join_token)
     http = await serve_http(app, settings.host, settings.port, tls=settings.tls, insecure=settings.insecure)
     host = settings.advertise_host or settings.host
-    url = http.url.replace(f"//{settings.host}:", f"//{host}:")
+    url = f"{urlsplit(http.url).scheme}://{bracketed(host)}:{http.port}"
     registration.address = Address(host, server.port, url, settings.rack)
     scrub = Scrub(server.replicas, server.workers, settings.scrub_bytes_per_s)
     joining = asyncio.create_task(registration.run())
@@ -144,7 +148,7 @@ async def _serving(
         await _wait_for_keys(server, registration, joining)
         for task in tasks:
             task.add_done_callback(_end_process)
-        yield Endpoints(http.url, f"{settings.host}:{server.port}")
+        yield Endpoints(http.url, f"{bracketed(settings.host)}:{server.port}")
         for task in tasks:
             if task.done():
                 task.result()

@@ -53,7 +53,7 @@ from cloudverge_wire.database import database_errors, read_dsn
 from cloudverge_wire.frameserver import serve_frames
 from cloudverge_wire.httpserve import serve_http
 from cloudverge_wire.join import read_join_token
-from cloudverge_wire.listen import client_tls, server_tls
+from cloudverge_wire.listen import bracketed, client_tls, server_tls
 from cloudverge_wire.migrate import migrate
 from cloudverge_wire.process import Endpoints
 
@@ -89,7 +89,8 @@ async def started(settings: MetaSettings) -> AsyncIterator[Endpoints]:
         await database.open()
         stack.push_async_callback(database.close)
         signing, ring = await ensure_signing_key(database)
-        keys = PublishedKeys(settings.auth_url, ids.cluster, database)
+        as_client = client_tls(settings.tls_ca) if settings.tls_ca else None
+        keys = PublishedKeys(settings.auth_url, ids.cluster, database, as_client)
         stack.push_async_callback(keys.close)
         await _first_keys(keys)
         authority = Authority(settings.auth_url, join_token, settings.tls_ca)
@@ -97,7 +98,7 @@ async def started(settings: MetaSettings) -> AsyncIterator[Endpoints]:
         revocations = Revocations(authority)
         desk = TicketDesk(signing, ids.cluster)
         servers = Servers(database, settings.lost_after_s)
-        links = Links(lambda: _hello(desk, ids), client_tls(settings.tls.ca) if settings.tls else None)
+        links = Links(lambda: _hello(desk, ids), as_client)
         stack.callback(links.close)
         barring = Barring(revocations, database, servers, links, desk)
         keys.check = barring.check
@@ -207,4 +208,4 @@ async def _listen(
         make_app(cluster, people), settings.host, settings.port, tls=tls, insecure=settings.insecure
     )
     stack.push_async_callback(http.close)
-    return Endpoints(http.url, f"{settings.host}:{frames.port}")
+    return Endpoints(http.url, f"{bracketed(settings.host)}:{frames.port}")

@@ -6,6 +6,7 @@ database: while auth is away, those it has signed in are still served.
 """
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable
 from typing import Final
@@ -28,12 +29,16 @@ FETCH_WITHIN_S: Final = 3.0
 class PublishedKeys:
     """See the module's text."""
 
-    def __init__(self, auth_url: str, cluster: str, database: Database) -> None:
+    def __init__(
+        self, auth_url: str, cluster: str, database: Database, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._url = auth_url.rstrip("/") + "/v1/keys"
         self._cluster, self._database = cluster, database
         self.ring = KeyRing({})
         self._tokens = VerifiedTokens(lambda token, now_s: verify_identity(self.ring, token, cluster, now_s))
-        self._client = httpx.AsyncClient(timeout=FETCH_WITHIN_S, trust_env=False)
+        self._client = httpx.AsyncClient(
+            timeout=FETCH_WITHIN_S, trust_env=False, verify=tls if tls is not None else True
+        )
         self.check: Callable[[Identity], None] = lambda identity: None  # whether the right has ended since
         self._tried_at = float("-inf")
         self._fetching = asyncio.Lock()

@@ -9,9 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from cloudverge_wire.listen import TlsFiles
@@ -41,9 +41,16 @@ class ServerSettings(BaseSettings):
     tls_certificate: Path | None = Field(None, description="this server's certificate (PEM)")
     tls_key: Path | None = Field(None, description="this server's private key (PEM)")
 
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        """Half of TLS would be plain text where somebody meant not to have it."""
+        if (self.tls_certificate or self.tls_key) and self.tls is None:
+            raise ValueError("--tls-ca, --tls-certificate and --tls-key belong together: one is missing")
+        return self
+
     @property
     def tls(self) -> TlsFiles | None:
-        """The TLS files, if all three were given."""
+        """The TLS files, if all three were given. The CA alone is for a server that only calls over TLS."""
         if self.tls_ca and self.tls_certificate and self.tls_key:
             return TlsFiles(self.tls_ca, self.tls_certificate, self.tls_key)
         return None
@@ -67,7 +74,8 @@ def parse(kind: type[Settings], argv: Sequence[str] | None = None) -> Settings:
         return kind(_cli_parse_args=list(sys.argv[1:] if argv is None else argv))
     except ValidationError as error:
         for fault in error.errors(include_url=False, include_input=False):
-            print(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}", file=sys.stderr)
+            where = ".".join(map(str, fault["loc"]))
+            print(f"{where}: {fault['msg']}" if where else fault["msg"], file=sys.stderr)
     except SettingsError as error:
         print(error, file=sys.stderr)
     raise SystemExit(2)

@@ -10,7 +10,7 @@ import ssl as tls
 from collections.abc import Awaitable, Callable
 
 from cloudverge_protocol.messages import FrameType, Message
-from cloudverge_wire.admission import Authenticate, Introduce
+from cloudverge_wire.admission import HELLO_WITHIN_S, Authenticate, Introduce
 from cloudverge_wire.listen import open_listener, tune_stream
 from cloudverge_wire.peer import Answer, Peer
 
@@ -69,6 +69,9 @@ async def serve_frames(
     server = FrameServer(host, listener.getsockname()[1])
     loop = asyncio.get_running_loop()
     server._server = await loop.create_server(
-        lambda: _Accepted(authenticate, hello_reply, handle, server.peers), sock=listener, ssl=ssl
+        lambda: _Accepted(authenticate, hello_reply, handle, server.peers),
+        sock=listener,
+        ssl=ssl,
+        ssl_handshake_timeout=HELLO_WITHIN_S if ssl is not None else None,
     )
     return server

@@ -13,7 +13,7 @@ import uvicorn
 
 from cloudverge_protocol.errors import Code, Unavailable
 from cloudverge_wire.boundedhttp import BoundedHttpProtocol
-from cloudverge_wire.listen import TlsFiles, open_listener
+from cloudverge_wire.listen import TlsFiles, bracketed, open_listener, server_tls
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -84,7 +84,12 @@ async def serve_on(
 ) -> HttpServer:
     """Serve ``app`` on a socket that listens already."""
     port = listener.getsockname()[1]
-    server = _Uvicorn(_configure(app, tls))
+    config = _configure(app, tls)
+    if tls is not None:
+        context = server_tls(tls)
+        config.load()
+        config.ssl = context  # ours, which the frame port uses too
+    server = _Uvicorn(config)
     task = asyncio.ensure_future(server.serve(sockets=[listener]))
     listening = asyncio.ensure_future(server.listening.wait())
     await asyncio.wait((task, listening), timeout=START_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
@@ -92,5 +97,4 @@ async def serve_on(
         listening.cancel()
         task.cancel()
         raise Unavailable(Code.UNAVAILABLE, f"the HTTP listener on {host}:{port} did not start")
-    shown = f"[{host}]" if ":" in host else host
-    return HttpServer(server, task, f"{'https' if tls else 'http'}://{shown}:{port}", port)
+    return HttpServer(server, task, f"{'https' if tls else 'http'}://{bracketed(host)}:{port}", port)
