@@ -1,7 +1,8 @@
 """Which verbs are installed, what each says of itself, and how one is loaded.
 
-A verb's one line of help is the first line of its function's docstring, read from the source file without
-importing it: the listing must work, and be quick, where the verb's own libraries are missing.
+A verb is a function, or a group of verbs: a typer app at the top of a module, ``NAME = typer.Typer(help="...")``.
+Its one line of help is the first line of the function's docstring, or of the app's ``help``, read from the source
+file without importing it: the listing must work, and be quick, where the verb's own libraries are missing.
 
 Must never import a verb's module except in ``Verb.load``.
 """
@@ -14,24 +15,26 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+import typer
+
 GROUP = "cloudverge.verbs"
 
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """One verb of ``cv``: its name and the function that does it."""
+    """One verb of ``cv``: its name and the function, or the group of further verbs, that does it."""
 
     name: str
     module: str
     function: str
 
     def summary(self) -> str:
-        """The first line of the function's docstring, or nothing if its source cannot be read."""
+        """What the verb says of itself in one line, or nothing if its source cannot be read."""
         source = _source_of(self.module)
         return _first_line(source, self.function) if source else ""
 
-    def load(self) -> Callable[..., Any]:
-        """Import the verb's function; raises ModuleNotFoundError if a library it needs is missing."""
+    def load(self) -> Callable[..., Any] | typer.Typer:
+        """Import the function or group; raises ModuleNotFoundError if a library it needs is missing."""
         found = getattr(importlib.import_module(self.module), self.function)
         if not callable(found):
             raise TypeError(f"{self.module}:{self.function} is not a function")
@@ -57,8 +60,22 @@ def _source_of(module: str) -> str | None:
     return None
 
 
-def _first_line(source: str, function: str) -> str:
+def _first_line(source: str, name: str) -> str:
     for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == function:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
             return (ast.get_docstring(node) or "").partition("\n")[0]
+        if isinstance(node, ast.Assign) and _targets(node) == [name] and isinstance(node.value, ast.Call):
+            return _help_in(node.value).partition("\n")[0]
+    return ""
+
+
+def _targets(node: ast.Assign) -> list[str]:
+    return [target.id for target in node.targets if isinstance(target, ast.Name)]
+
+
+def _help_in(call: ast.Call) -> str:
+    """The constant given as ``help`` in a call."""
+    for keyword in call.keywords:
+        if keyword.arg == "help" and isinstance(keyword.value, ast.Constant):
+            return str(keyword.value.value)
     return ""

@@ -3,14 +3,16 @@
 | exit | meaning |
 |---|---|
 | 0 | done |
-| 1 | refused, or an extra is not installed |
+| 1 | refused: it cannot be, or you may not; or an extra is not installed |
 | 2 | wrong usage (typer's own) |
-| 3 | no right to do that |
 | 4 | no room: quota or disks are full |
 | 5 | stored data is damaged or missing |
 | 6 | the other side speaks wrongly: another version or another cluster |
 | 7 | not to be had now: trying again may help |
 | 130 | interrupted |
+
+Lacking a right is a refusal like any other: which of the two it was is often not told, so that nobody learns what
+exists, and a script must not depend on it. (3 was used for it once and means nothing now.)
 """
 
 from cloudverge_protocol.errors import (
@@ -25,7 +27,7 @@ from cloudverge_protocol.errors import (
 
 _EXITS: tuple[tuple[type[CloudVergeError], int], ...] = (
     (Refused, 1),
-    (Denied, 3),
+    (Denied, 1),
     (NoRoom, 4),
     (ChunkFault, 5),
     (ProtocolFault, 6),

@@ -44,10 +44,17 @@ def build_app(verbs: dict[str, Verb], chosen: Verb | None) -> typer.Typer:
     app.callback()(_nothing)
     for verb in verbs.values():
         if verb is chosen:
-            app.command(verb.name)(verb.load())
+            _add(app, verb.name, verb.load())
         else:
             app.command(verb.name, help=verb.summary())(_not_chosen(verb))
     return app
+
+
+def _add(app: typer.Typer, name: str, loaded: Callable[..., Any] | typer.Typer) -> None:
+    if isinstance(loaded, typer.Typer):
+        app.add_typer(loaded, name=name)
+    else:
+        app.command(name)(loaded)
 
 
 def _nothing() -> None:

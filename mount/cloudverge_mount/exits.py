@@ -17,7 +17,7 @@ from cloudverge_protocol.errors import (
 _EXITS: Final[tuple[tuple[type[CloudVergeError], int], ...]] = (
     (Untrusted, 6),
     (Refused, 1),
-    (Denied, 3),
+    (Denied, 1),
     (NoRoom, 4),
     (ChunkFault, 5),
     (ProtocolFault, 6),

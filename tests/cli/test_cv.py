@@ -13,6 +13,7 @@ from cloudverge_protocol.errors import CloudVergeError, Code, make_error
 
 VERBS = '''
 import {imported}
+import typer
 from cloudverge_protocol.errors import Code, Denied
 
 def greet(name: str, loud: bool = False) -> None:
@@ -25,12 +26,27 @@ def greet(name: str, loud: bool = False) -> None:
 def fail() -> None:
     """Always denied."""
     raise Denied(Code.FORBIDDEN, "space 7 is not yours")
+
+boat = typer.Typer(help="Boats, and what is done with them.\\nNot listed.")
+
+@boat.callback(invoke_without_command=True)
+def boats(context: typer.Context) -> None:
+    """Lists, where no verb is named."""
+    if context.invoked_subcommand is None:
+        print("no boats")
+
+@boat.command()
+def row(strokes: int) -> None:
+    """Row."""
+    if strokes > 9:
+        raise Denied(Code.FORBIDDEN, "too far")
+    print("splash " * strokes)
 '''
 
 
 @pytest.fixture
 def verbs(tmp_path, monkeypatch):
-    """Builds a catalogue of two verbs whose module imports a given library."""
+    """Builds a catalogue of three verbs, one of them a group, whose module imports a given library."""
 
     def build(imported: str = "os") -> dict[str, Verb]:
         name = f"made_{tmp_path.name}"
@@ -40,7 +56,7 @@ def verbs(tmp_path, monkeypatch):
         (package / "verbs.py").write_text(VERBS.format(imported=imported))
         monkeypatch.syspath_prepend(str(tmp_path))
         module = f"{name}_room.verbs"
-        return {"greet": Verb("greet", module, "greet"), "fail": Verb("fail", module, "fail")}
+        return {name: Verb(name, module, name) for name in ("greet", "fail", "boat")}
 
     return build
 
@@ -51,6 +67,8 @@ def test_help_lists_every_verb_with_a_line_and_imports_none(verbs, capsys):
     printed = capsys.readouterr().out
     assert "greet  Say hello to somebody." in printed
     assert "More than one line" not in printed
+    assert "boat   Boats, and what is done with them.\n" in printed
+    assert "Not listed" not in printed
     assert made["greet"].module not in sys.modules
 
 
@@ -60,7 +78,7 @@ def test_the_chosen_verb_runs_with_its_options(verbs, capsys):
 
 
 def test_an_error_is_one_line_on_stderr_and_an_exit_code(verbs, capsys):
-    assert run(["fail"], verbs()) == 3
+    assert run(["fail"], verbs()) == 1
     captured = capsys.readouterr()
     assert captured.err == "cv: space 7 is not yours\n"
     assert captured.out == ""
@@ -88,8 +106,22 @@ def test_a_missing_module_of_our_own_is_a_bug_and_shows_as_one(verbs):
 @pytest.mark.parametrize("code", list(Code))
 def test_every_error_has_an_exit_code_of_its_own_kind(code):
     error = make_error(code)
-    assert exit_code(error) in range(1, 8)
+    assert exit_code(error) in (1, 4, 5, 6, 7)
     assert exit_code(error) != 2  # wrong usage is typer's
+
+
+def test_whoever_lacks_a_right_is_refused_like_everybody_else():
+    assert exit_code(make_error(Code.FORBIDDEN)) == exit_code(make_error(Code.NOT_FOUND)) == 1
+
+
+def test_a_group_has_verbs_of_its_own(verbs, capsys):
+    assert run(["boat", "row", "2"], verbs()) == 0
+    assert capsys.readouterr().out == "splash splash \n"
+    assert run(["boat"], verbs()) == 0
+    assert capsys.readouterr().out == "no boats\n"
+    assert run(["boat", "row", "10"], verbs()) == 1
+    assert capsys.readouterr().err == "cv: too far\n"
+    assert run(["boat", "fly"], verbs()) == 2
 
 
 def test_an_unknown_kind_of_error_is_a_plain_failure():
