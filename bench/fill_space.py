@@ -25,13 +25,13 @@ from pathlib import Path
 import trio
 
 from cloudverge_mount import credentials
-from cloudverge_mount.assemble import user_name
 from cloudverge_mount.authclient import AuthClient
 from cloudverge_mount.endpoints import load_cluster
 from cloudverge_mount.identity import Identity
 from cloudverge_mount.link import Link
 from cloudverge_mount.metaclient import MetaClient
 from cloudverge_mount.session import Session
+from cloudverge_mount.username import user_name
 from cloudverge_protocol.checksum import crc32c
 from cloudverge_protocol.ids import BLOCK_BYTES, PROTOCOL_VERSION, ROOT_INODE, SpaceId
 from cloudverge_protocol.inodes import Extent

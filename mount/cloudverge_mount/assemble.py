@@ -5,9 +5,7 @@ The order of the end, however it comes about (umount, SIGTERM, cvumount): no req
 ship what is pending, then everything is closed. What was not shipped stays in the journal for the next mount.
 """
 
-import getpass
 import os
-import re
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -18,21 +16,21 @@ from typing import Any, Final, TypeVar
 import structlog
 import trio
 
-from cloudverge_mount import credentials, memory
-from cloudverge_mount.authclient import AuthClient
+from cloudverge_mount import memory
+from cloudverge_mount.admittance import locate, make_identity, record_of
+from cloudverge_mount.authclient import AuthClient, Ticket
 from cloudverge_mount.binding import Binding
-from cloudverge_mount.cachefolder import CacheFolder, default_cache_folder
+from cloudverge_mount.cachefolder import CacheFolder, Home, default_cache_folder
 from cloudverge_mount.config import MountConfig
 from cloudverge_mount.content import Content
 from cloudverge_mount.control import ControlServer, ask
-from cloudverge_mount.endpoints import Endpoints, load_cluster, remote
 from cloudverge_mount.eviction import Eviction
-from cloudverge_mount.identity import Identity
+from cloudverge_mount.identity import TicketKeeper
 from cloudverge_mount.kernelcache import KernelCache
 from cloudverge_mount.kernelmount import KernelMount, fuse_options
 from cloudverge_mount.link import Link
 from cloudverge_mount.metaclient import MetaClient
-from cloudverge_mount.registry import MountRecord, all_mounts, registered, runtime_folder, start_time
+from cloudverge_mount.registry import MountRecord, all_mounts, registered, runtime_folder
 from cloudverge_mount.serverlist import ServerList
 from cloudverge_mount.session import START_WAIT_S, Session
 from cloudverge_mount.shim import Workers
@@ -62,23 +60,6 @@ def software() -> str:
         return "cvmount"
 
 
-def user_name() -> str:
-    """This user's name, as auth may take it."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):
-        name = f"user{os.geteuid()}"
-    return re.sub(r"[^a-z0-9._-]", "-", name.lower())[:64].strip("-._") or f"user{os.geteuid()}"
-
-
-def locate(config: MountConfig) -> Endpoints:
-    """Where the cluster is, as of now."""
-    if config.server_url is not None:
-        return remote(config.server_url, config.metaserver, config.ca)
-    assert config.cluster_folder is not None
-    return load_cluster(config.cluster_folder)
-
-
 async def patiently(action: Callable[[], Awaitable[T]], wait_s: float = START_WAIT_S) -> T:
     """Do ``action``, again and again while servers are starting."""
     give_up_at = trio.current_time() + wait_s
@@ -91,29 +72,6 @@ async def patiently(action: Callable[[], Awaitable[T]], wait_s: float = START_WA
             if trio.current_time() > give_up_at:
                 raise
         await trio.sleep(RETRY_S)
-
-
-async def make_identity(config: MountConfig, endpoints: Endpoints, auth: AuthClient) -> Identity:
-    """Who we are in this cluster, by the credentials on disk or the password that was typed."""
-    cluster = endpoints.cluster or (await patiently(auth.keys)).cluster
-    folder = config.cluster_folder
-    file = (
-        credentials.file_in_cluster_folder(folder, cluster, config.user)
-        if folder
-        else credentials.file_of_user(cluster)
-    )
-    identity = Identity(
-        auth,
-        file,
-        cluster=cluster,
-        user=config.user or user_name(),
-        device=socket.gethostname(),
-        space=config.space,
-        may_sign_up=folder is not None,
-    )
-    if config.password:
-        await identity.sign_in_with(config.password)
-    return identity
 
 
 async def take_folder(path: Path) -> CacheFolder:
@@ -159,7 +117,8 @@ class MountProcess:
         self._stopping = False
         self._life = trio.CancelScope()  # of the background work that needs the right to the space
         self._eviction = Eviction()
-        self._identity: Identity
+        self._identity: TicketKeeper
+        self._ticket: Ticket  # the last one: it also tells where the metaserver is
         self._folder: CacheFolder
         self._session: Session
         self._content: Content
@@ -170,14 +129,18 @@ class MountProcess:
         """Returns when the mount has ended; raises CloudVergeError when it could not begin."""
         memory.tune_allocator()
         async with AuthClient(self._endpoints.auth_url, self._endpoints.tls()) as auth:
-            self._identity = await make_identity(self._config, self._endpoints, auth)
-            space = (await patiently(self._identity.ticket)).space
+            cluster = self._endpoints.cluster or (await patiently(auth.keys)).cluster
+            self._identity = make_identity(self._config, cluster, auth)
+            ticket = await patiently(self._identity.ticket)
+            self._ticket = ticket
+            self._endpoints = locate(self._config, ticket)
+            space = ticket.space
             self._space_name = await self._identity.space_name()
-            cluster = self._identity.cluster
+            home = Home(cluster, space, self._identity.user, ticket.grant)
             self._folder = await take_folder(
-                self._config.cache_folder or default_cache_folder(cluster, space)
+                self._config.cache_folder or default_cache_folder(home, owned=ticket.role == "owner")
             )
-            self._folder.belong_to(cluster, space)
+            self._folder.belong_to(home)
             self._log_to(self._folder.path)
             async with trio.open_nursery() as nursery:
                 await self._open(nursery, SpaceId(space))
@@ -189,22 +152,28 @@ class MountProcess:
 
     async def _hello(self) -> Hello:
         ticket = await self._identity.ticket()
+        self._ticket = ticket
         return Hello(PROTOCOL_VERSION, ticket.ticket, self._identity.cluster, "", software())
+
+    async def _is_entitled(self) -> None:
+        """Ask auth whether we still are; raises what it refuses us with."""
+        self._identity.renew()
+        await self._identity.ticket()
 
     def _address(self) -> tuple[str, int]:
         try:
-            self._endpoints = locate(self._config)
+            self._endpoints = locate(self._config, self._ticket)
         except CloudVergeError as error:
             _log.info("the cluster's endpoints cannot be read again", reason=error.message)
         return self._endpoints.metaserver
 
     async def _open(self, nursery: trio.Nursery, space: SpaceId) -> None:
         tls, cache = self._endpoints.tls(), self._folder.path
-        link = Link(self._address, self._hello, nursery, tls=tls, distrusted=self._identity.distrust)
+        link = Link(self._address, self._hello, nursery, tls=tls, distrusted=self._identity.renew)
         meta = MetaClient(link)
         mountpoint = str(self._config.mountpoint)
         request = SessionOpen(space, self._folder.cache_id(), socket.gethostname(), mountpoint)
-        session = self._session = Session(meta, request, entitled=self._identity.ticket)
+        session = self._session = Session(meta, request, entitled=self._is_entitled)
         await session.open()
         nursery.start_soon(self._keep, "session", session.run)
 
@@ -277,10 +246,9 @@ class MountProcess:
         cache_of_kernel = KernelCache()
         self._vfs.invalidate = cache_of_kernel.drop
         try:
-            pid, cache = os.getpid(), str(self._folder.path)
-            mountpoint = str(self._config.mountpoint)
+            where = (self._folder.path, socket_path)
             with registered(
-                MountRecord(mountpoint, pid, start_time(pid), self._space_name, cache, str(socket_path))
+                record_of(self._config, self._identity.user, self._ticket, self._space_name, *where)
             ):
                 nursery.start_soon(self._heed_signals)
                 nursery.start_soon(cache_of_kernel.run)

@@ -1,20 +1,17 @@
-"""The auth server's HTTP interface, as the mount uses it: sign up, sign in, refresh, tickets.
+"""The auth server's HTTP interface, as a mount uses it: sign up, sign in, refresh, tickets.
 
-Thin: one method per route, errors as everywhere. Never logs a body, which holds secrets.
+Thin: one method per route, errors as everywhere. What only people ask for stands in ``account.people``. Nothing
+that holds a secret shows it when it is printed.
 """
 
 import ssl
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import httpx
 import msgspec
 
-from cloudverge_mount.transport import http_fault
-from cloudverge_protocol.errors import CloudVergeError, Code, Unavailable, make_error
-
-TIMEOUT_S: Final = 10.0
-_CODE_OF_STATUS: Final = {401: Code.UNAUTHORIZED, 403: Code.FORBIDDEN, 404: Code.NOT_FOUND, 409: Code.EXISTS}
+from cloudverge_mount.account.jsonhttp import JsonHttp
 
 T = TypeVar("T")
 
@@ -25,6 +22,12 @@ class Keys(msgspec.Struct, frozen=True):
     cluster: str
 
 
+class Authority(msgspec.Struct, frozen=True):
+    """The certificate authority of the cluster, as PEM; empty: it has none of its own."""
+
+    ca: str = ""
+
+
 class Tokens(msgspec.Struct, frozen=True):
     """A signed-in device."""
 
@@ -33,14 +36,25 @@ class Tokens(msgspec.Struct, frozen=True):
     refresh_token: str
     cluster: str
 
+    def __repr__(self) -> str:
+        return f"<tokens of cluster {self.cluster}>"
+
 
 class Ticket(msgspec.Struct, frozen=True):
-    """An identity ticket for one space."""
+    """An identity ticket for one space, or for what one grant gives of it."""
 
     ticket: str
     expires_s: float
     space: int
     role: str
+    grant: int | None = None
+    root: int | None = None  # the folder that is given
+    label: str = ""  # how people call it
+    metaserver: str = ""  # HOST:PORT of its frames; empty: auth has not been told
+    metaserver_url: str = ""
+
+    def __repr__(self) -> str:
+        return f"<ticket for space {self.space} as {self.role}>"
 
 
 class SpaceInfo(msgspec.Struct, frozen=True):
@@ -51,25 +65,13 @@ class SpaceInfo(msgspec.Struct, frozen=True):
     role: str
 
 
-class _Error(msgspec.Struct, frozen=True):
-    code: str = ""
-    message: str = ""
-
-
 class AuthClient:
     """An async context manager over one HTTP connection pool."""
 
     def __init__(
         self, url: str, tls: ssl.SSLContext | None = None, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
-        self._url = url
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            timeout=TIMEOUT_S,
-            verify=tls if tls is not None else url.startswith("https:"),
-            transport=transport,
-            trust_env=False,
-        )
+        self._http = JsonHttp("auth server", url, tls, transport)
 
     async def __aenter__(self) -> "AuthClient":
         return self
@@ -84,65 +86,50 @@ class AuthClient:
 
     async def keys(self) -> Keys:
         """Which cluster this is."""
-        return await self._ask("GET", "/v1/keys", Keys)
+        return await self.ask("GET", "/v1/keys", Keys)
 
-    async def sign_up(self, user: str, password: str, device: str) -> Tokens:
+    async def authority(self) -> Authority:
+        """The cluster's certificate authority."""
+        return await self.ask("GET", "/v1/ca", Authority)
+
+    async def sign_up(self, user: str, password: str, device: str, invite: str = "") -> Tokens:
         """Make an account with its first space, signed in."""
-        return await self._sign("/v1/signup", user, password, device)
+        body: dict[str, object] = {"user": user, "password": password, "device": device}
+        return await self.ask(
+            "POST", "/v1/signup", Tokens, body=body | ({"invite": invite} if invite else {})
+        )
 
     async def sign_in(self, user: str, password: str, device: str) -> Tokens:
         """Sign in."""
-        return await self._sign("/v1/login", user, password, device)
+        body: dict[str, object] = {"user": user, "password": password, "device": device}
+        return await self.ask("POST", "/v1/login", Tokens, body=body)
 
     async def refresh(self, refresh_token: str) -> Tokens:
         """Fresh tokens for a signed-in device; the old refresh token is spent."""
-        return await self._ask("POST", "/v1/refresh", Tokens, body={"refresh_token": refresh_token})
+        return await self.ask("POST", "/v1/refresh", Tokens, body={"refresh_token": refresh_token})
 
-    async def ticket(self, access_token: str, space: int | str) -> Ticket:
-        """An identity ticket for a space (id, name, or "" for the user's first)."""
-        return await self._ask("POST", "/v1/tickets", Ticket, body={"space": space}, token=access_token)
+    async def ticket(self, access_token: str, space: int | str, grant: int | None = None) -> Ticket:
+        """An identity ticket for a space (id, name, or "" for the user's first), or for what a grant gives."""
+        body: dict[str, object] = {"space": space} if grant is None else {"space": "", "grant": grant}
+        return await self.ask("POST", "/v1/tickets", Ticket, body=body, token=access_token)
+
+    async def machine_ticket(self, machine_token: str) -> Ticket:
+        """An identity ticket for whoever holds a machine's token."""
+        return await self.ask("POST", "/v1/machine", Ticket, body={"token": machine_token})
 
     async def spaces(self, access_token: str) -> list[SpaceInfo]:
         """The spaces the user may use."""
-        return await self._ask("GET", "/v1/spaces", list[SpaceInfo], token=access_token)
+        return await self.ask("GET", "/v1/spaces", list[SpaceInfo], token=access_token)
 
-    async def _sign(self, path: str, user: str, password: str, device: str) -> Tokens:
-        return await self._ask(
-            "POST", path, Tokens, body={"user": user, "password": password, "device": device}
-        )
-
-    async def _ask(
+    async def ask(
         self,
         method: str,
         path: str,
         reply: type[T],
         *,
         body: dict[str, object] | None = None,
-        token: str | None = None,
+        params: dict[str, str] | None = None,
+        token: str = "",
     ) -> T:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        try:
-            answer = await self._http.request(method, path, json=body, headers=headers)
-        except httpx.TimeoutException:
-            raise Unavailable(Code.TIMEOUT, f"the auth server {self._url} did not answer in time") from None
-        except httpx.HTTPError as error:
-            raise await http_fault(error, self._url) or Unavailable(
-                Code.UNREACHABLE, f"the auth server {self._url} cannot be reached: {error}"
-            ) from None
-        if answer.status_code >= httpx.codes.BAD_REQUEST:
-            raise _error_in(answer, self._url)
-        try:
-            return msgspec.json.decode(answer.content, type=reply)
-        except msgspec.DecodeError as error:
-            raise Unavailable(Code.INTERNAL, f"the auth server {self._url} answered oddly: {error}") from None
-
-
-def _error_in(answer: httpx.Response, url: str) -> CloudVergeError:
-    try:
-        said = msgspec.json.decode(answer.content, type=_Error)
-    except msgspec.DecodeError:
-        said = _Error()
-    if said.code in Code.__members__:
-        return make_error(Code[said.code], said.message)
-    code = _CODE_OF_STATUS.get(answer.status_code, Code.UNAVAILABLE)
-    return make_error(code, said.message or f"the auth server {url} answered {answer.status_code}")
+        """The answer to one request; raises CloudVergeError."""
+        return await self._http.ask(method, path, reply, body=body, params=params, token=token)

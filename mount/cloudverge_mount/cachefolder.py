@@ -1,15 +1,15 @@
 """The cache folder: everything a mount keeps on this machine, held by one process at a time.
 
 ``cache-id`` names the session to the metaserver, so the same folder takes its own lease over. The lock is a
-flock: it goes with the process, however that ends. ``home`` pins the folder to one space of one cluster: another
-one's journal must never be shipped into this one.
+flock: it goes with the process, however that ends. ``home`` pins the folder to what one user may see of one space of
+one cluster: another one's journal must never be shipped into this one, nor under this one's name.
 """
 
 import fcntl
 import os
 import secrets
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import platformdirs
 
@@ -18,9 +18,25 @@ from cloudverge_protocol.errors import Code, Denied, NoRoom, Refused
 CACHE_ID_BYTES: Final = 16
 
 
-def default_cache_folder(cluster: str, space: int) -> Path:
-    """Where the cache of a space lies when nobody says."""
-    return platformdirs.user_cache_path("cloudverge") / f"{cluster[:16]}-{space}"
+class Home(NamedTuple):
+    """What a cache folder is of: a space, or what a grant gives of it, as one user has it."""
+
+    cluster: str
+    space: int
+    user: str
+    grant: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.cluster} {self.space} {self.user} {self.grant or 'whole'}"
+
+
+def default_cache_folder(home: Home, *, owned: bool) -> Path:
+    """Where a cache lies when nobody says. The folder of before, of a space's owner, is used on if it is there."""
+    caches = platformdirs.user_cache_path("cloudverge")
+    given = f"-grant{home.grant}" if home.grant else ""
+    folder = caches / f"{home.cluster[:16]}-{home.space}-{home.user}{given}"
+    before = caches / f"{home.cluster[:16]}-{home.space}"
+    return before if owned and not given and before.exists() and not folder.exists() else folder
 
 
 class CacheFolder:
@@ -63,16 +79,16 @@ class CacheFolder:
         _write_durably(path, made)
         return made
 
-    def belong_to(self, cluster: str, space: int) -> None:
-        """Remember whose cache this is; raises Refused when it is another space's."""
+    def belong_to(self, home: Home) -> None:
+        """Remember whose cache this is; raises Refused when it is another's."""
         path = self.path / "home"
-        home = f"{cluster} {space}\n"
-        if not path.exists():
-            _write_durably(path, home.encode())
-        elif path.read_text() != home:
+        kept = path.read_text() if path.exists() else ""
+        if kept in ("", f"{home.cluster} {home.space}\n"):  # new, or of before users were told apart
+            _write_durably(path, f"{home}\n".encode())
+        elif kept != f"{home}\n":
             raise Refused(
                 Code.INVALID,
-                f"{self.path} is the cache of another space: name another folder with --cache-dir",
+                f"{self.path} is the cache of another space or user: name another folder with --cache-dir",
             )
 
 

@@ -15,9 +15,13 @@ class MountConfig:
     server_url: str | None = None
     metaserver: str | None = None
     ca: Path | None = None
+    ca_pem: str = field(default="", repr=False)  # pinned in the profile
     user: str = ""
-    password: str = field(default="", repr=False)  # typed by somebody; empty: credentials are on disk
     space: str = ""
+    grant: int | None = None
+    machine_token: str = field(
+        default="", repr=False
+    )  # of --token-file; empty: a user's credentials are on disk
     cache_folder: Path | None = None
     options: MountOptions = field(default_factory=MountOptions)
     foreground: bool = False

@@ -1,8 +1,8 @@
 """Credentials on disk: who this user is in a cluster, and the secret that proves it. Files of mode 0600.
 
 Keyed by cluster id, never by URL: a URL can come to mean another cluster, which must not see the password.
-An embedded cluster's credentials lie in its own folder and hold a password made at random; those of another
-lie in the user's configuration folder and hold a refresh token.
+An embedded cluster's credentials lie in its own folder and hold a password made at random. Those of people who signed
+in lie in their configuration folder (``account.profiles``) and hold a refresh token, but never a password.
 
 Refresh tokens rotate and using one twice ends them all, so whoever refreshes holds the lock while it reads,
 asks and writes: two mounts of one user share a file.
@@ -15,21 +15,27 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
-import platformdirs
 
-from cloudverge_protocol.errors import Code, Denied, ProtocolFault
+from cloudverge_protocol.errors import Code, Denied, ProtocolFault, Refused
 
 USER_NAME = re.compile(r"[a-z0-9._-]{1,64}")
 CLUSTER_ID = re.compile(r"[0-9a-f]{8,64}")
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """What is kept of one user in one cluster; empty: not known."""
+    """What is kept of one user in one cluster; empty: not known. Printed, it shows no secret."""
 
     cluster: str
     user: str
     password: str = ""
     refresh_token: str = ""
+    server: str = ""  # the auth server's URL, of a cluster elsewhere
+    folder: str = ""  # of a cluster of this machine, whose addresses change
+    ca: str = ""  # the certificate authority that was pinned, as PEM
+    in_keyring: bool = False  # the refresh token is there, not here
+
+    def __repr__(self) -> str:
+        return f"<credentials of {self.user} in cluster {self.cluster}>"
 
 
 class CredentialFile:
@@ -74,6 +80,10 @@ class CredentialFile:
             return None
         return file
 
+    def remove(self) -> None:
+        """Keep nothing any more."""
+        self.path.unlink(missing_ok=True)  # but not the lock: somebody may be waiting for it
+
     def _make_folder(self) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -84,10 +94,11 @@ def file_in_cluster_folder(folder: Path, cluster: str, user: str = "") -> Creden
     return CredentialFile(folder / "secrets" / f"user-{_safe(cluster)}{further}.json")
 
 
-def file_of_user(cluster: str) -> CredentialFile:
-    """The credentials of a cluster elsewhere."""
-    folder = platformdirs.user_config_path("cloudverge") / "credentials"
-    return CredentialFile(folder / f"{_safe(cluster)}.json")
+def file_name(cluster: str, user: str) -> str:
+    """What the file of a user in a cluster is called, without its folder. Raises ProtocolFault, Refused."""
+    if not USER_NAME.fullmatch(user):
+        raise Refused(Code.INVALID, f"{user!r} cannot be a user's name: a-z, 0-9 and ._- are allowed")
+    return f"{_safe(cluster)}-{user}.json"
 
 
 def _safe(cluster: str) -> str:

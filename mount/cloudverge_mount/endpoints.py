@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from cloudverge_protocol.errors import Code, ProtocolFault, Unavailable
+from cloudverge_protocol.errors import Code, ProtocolFault, Refused, Unavailable
 
 DATA_DIR_VARIABLE = "CLOUDVERGE_DATA_DIR"
 ROOT_FOLDER = Path("/var/lib/cloudverge")
@@ -26,28 +26,33 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class Endpoints:
-    """The addresses a mount needs. ``ca`` is a file with the cluster's certificate authority, for TLS."""
+    """The addresses a mount needs. The cluster's certificate authority, for TLS, is a file or was pinned as PEM."""
 
     auth_url: str
     metaserver: tuple[str, int]
     cluster: str = ""  # empty: not known yet
     metaserver_url: str = ""  # of its HTTP; empty: not known
     ca: Path | None = None
+    ca_pem: str = ""
 
     def tls(self) -> ssl.SSLContext | None:
         """How to speak TLS with the servers; None where plain text is right (loopback without a CA)."""
-        return trusting(self.ca) if self.ca is not None else None
+        if self.ca is not None or self.ca_pem:
+            return trusting(self.ca, self.ca_pem)
+        return ssl.create_default_context() if self.auth_url.startswith("https:") else None
 
 
-def trusting(ca: Path) -> ssl.SSLContext:
+def trusting(ca: Path | None, pem: str = "") -> ssl.SSLContext:
     """TLS with servers that this authority vouches for, and with nobody else; 1.3 wherever they speak it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_verify_locations(ca)
+        context.load_verify_locations(cafile=ca, cadata=pem or None)
     except OSError as error:  # ssl.SSLError is one too
         why = error.strerror or "it is no PEM certificate"
-        raise ProtocolFault(Code.BAD_REQUEST, f"the CA certificate {ca} cannot be used: {why}") from None
+        raise Refused(
+            Code.INVALID, f"the CA certificate {ca or 'that was pinned'} cannot be used: {why}"
+        ) from None
     return context
 
 
@@ -104,14 +109,12 @@ def supervisor_runs(folder: Path) -> bool:
         return False
 
 
-def remote(server_url: str, metaserver: str | None, ca: Path | None) -> Endpoints:
+def remote(server_url: str, metaserver: str | None, ca: Path | None, ca_pem: str = "") -> Endpoints:
     """A cluster named on the command line; plain HTTP is for this machine only."""
     parts = urlsplit(server_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ProtocolFault(Code.BAD_REQUEST, f"{server_url!r} is no server: https://HOST[:PORT] is expected")
-    if parts.scheme == "http" and (ca is not None or parts.hostname not in LOOPBACK):
-        raise ProtocolFault(
-            Code.BAD_REQUEST, f"{server_url}: passwords do not travel in plain text, use https"
-        )
+        raise Refused(Code.INVALID, f"{server_url!r} is no server: https://HOST[:PORT] is expected")
+    if parts.scheme == "http" and (ca is not None or ca_pem or parts.hostname not in LOOPBACK):
+        raise Refused(Code.INVALID, f"{server_url}: passwords do not travel in plain text, use https")
     address = split_address(metaserver or parts.hostname)
-    return Endpoints(server_url.rstrip("/"), address, ca=ca)
+    return Endpoints(server_url.rstrip("/"), address, ca=ca, ca_pem=ca_pem)

@@ -1,32 +1,91 @@
-"""Who we are to the servers: signed in once, then a fresh identity ticket for one space whenever one is asked for.
+"""Who we are to the servers: a fresh identity ticket for one space, or one grant, whenever one is asked for.
 
 A ticket lives for a minute. One that is handed out has most of its life before it, because a connection uses it
-until its next HELLO. While auth is away the last one serves to its end.
+until its next HELLO. While auth is away the last one serves to its end; a refusal is final (Denied), and ends it at
+once.
 """
 
-import secrets
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Final
 
 import trio
-from msgspec.structs import replace
 
-from cloudverge_mount.authclient import AuthClient, Ticket, Tokens
+from cloudverge_mount.account.signin import SignIn
+from cloudverge_mount.authclient import AuthClient, SpaceInfo, Ticket
 from cloudverge_mount.credentials import CredentialFile, Credentials
-from cloudverge_protocol.errors import CloudVergeError, Code, Denied, ProtocolFault, Unavailable
+from cloudverge_protocol.errors import CloudVergeError, Code, Denied, Refused, Unavailable
 
 TICKET_AGE_MAX_S: Final = 10.0
 TICKET_LIFE_MIN_S: Final = 3.0
-ACCESS_LIFE_MIN_S: Final = 30.0
-LOCK_WAIT_S: Final = 30.0
-LOCK_POLL_S: Final = 0.05
-PASSWORD_BYTES: Final = 32
+NOT_FINAL: Final = (Code.BUSY,)  # asked too often: no word about the right
 
 
-class Identity:
-    """Tickets for one space. ``may_sign_up``: an embedded cluster, where the account is made when needed."""
+class TicketKeeper(ABC):
+    """Tickets for one space of one cluster. ``ticket`` raises Denied when auth gives none any more, for good."""
+
+    def __init__(self, cluster: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.cluster = cluster
+        self._clock = clock
+        self._lock = trio.Lock()
+        self._held: Ticket | None = None
+        self._held_from = 0.0
+        self._wants_fresh = False
+
+    @property
+    @abstractmethod
+    def user(self) -> str:
+        """Whose tickets they are, for people and for the names of folders."""
+
+    @abstractmethod
+    async def _fetch(self) -> Ticket:
+        """A new ticket from auth."""
+
+    def renew(self) -> None:
+        """The ticket in hand was refused: the next one that is handed out is asked for anew."""
+        self._wants_fresh = True
+
+    async def ticket(self) -> Ticket:
+        """A ticket with most of its life before it, or the last one while auth is away."""
+        async with self._lock:
+            now = self._clock()
+            held = self._held
+            young = held is not None and now < self._held_from + min(TICKET_AGE_MAX_S, held.expires_s / 2)
+            if held is not None and young and not self._wants_fresh:
+                return held
+            try:
+                fresh = await self._fetch_or_deny()
+            except Unavailable:
+                if held is None or now > self._held_from + held.expires_s - TICKET_LIFE_MIN_S:
+                    raise
+                return held
+            self._held, self._held_from, self._wants_fresh = fresh, now, False
+            return fresh
+
+    async def space_name(self) -> str:
+        """What people call what our tickets are for; its number if auth does not say."""
+        ticket = await self.ticket()
+        return ticket.label or str(ticket.space)
+
+    async def _fetch_or_deny(self) -> Ticket:
+        try:
+            return await self._fetch()
+        except Refused as error:
+            if error.code in NOT_FINAL:
+                raise Unavailable(Code.UNAVAILABLE, error.message) from None
+            self._held = None
+            raise Denied(Code.FORBIDDEN, error.message) from None
+        except Denied:
+            self._held = None
+            raise
+
+
+class Identity(TicketKeeper):
+    """Tickets of somebody who signed in, for a space or for a ``grant``.
+
+    ``may_sign_up``: an embedded cluster, where the account is made when needed.
+    """
 
     def __init__(
         self,
@@ -37,116 +96,60 @@ class Identity:
         user: str,
         device: str,
         space: str = "",
+        grant: int | None = None,
+        new: Credentials | None = None,
         may_sign_up: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(cluster, clock)
         self._auth = auth
-        self._file = file
-        self.cluster = cluster
-        self._user = user
-        self._device = device
+        self._sign_in = SignIn(
+            auth, file, new or Credentials(cluster, user), device=device, may_sign_up=may_sign_up, clock=clock
+        )
         self._wanted: int | str = int(space) if space.isdecimal() else space
-        self._may_sign_up = may_sign_up
-        self._clock = clock
-        self._lock = trio.Lock()
-        self._access = ""
-        self._access_until = 0.0
-        self._ticket: Ticket | None = None
-        self._ticket_from = 0.0
+        self._grant = grant
+
+    @property
+    def user(self) -> str:
+        """Who signed in."""
+        return self._sign_in.user
 
     async def sign_in_with(self, password: str) -> None:
         """Sign in with a password somebody typed; only the refresh token is kept."""
-        async with self._file_lock():
-            tokens = await self._auth.sign_in(self._user, password, self._device)
-            self._keep(Credentials(self.cluster, self._user), tokens)
-
-    async def ticket(self) -> Ticket:
-        """A ticket with most of its life before it, or the last one while auth is away."""
-        async with self._lock:
-            now = self._clock()
-            held = self._ticket
-            if held is not None and now < self._ticket_from + min(TICKET_AGE_MAX_S, held.expires_s / 2):
-                return held
-            try:
-                fresh = await self._fresh_ticket()
-            except Unavailable:
-                if held is None or now > self._ticket_from + held.expires_s - TICKET_LIFE_MIN_S:
-                    raise
-                return held
-            self._ticket, self._ticket_from = fresh, now
-            self._wanted = fresh.space  # a name may come to mean another space; we stay with this one
-            return fresh
-
-    def distrust(self) -> None:
-        """A server does not believe our ticket any more: the next one is asked for afresh."""
-        self._ticket = None
+        await self._sign_in.with_password(password)
 
     async def space_name(self) -> str:
-        """What people call the space of our tickets; its number if auth does not say."""
-        space = (await self.ticket()).space
+        """As ``TicketKeeper`` has it; of an auth server that tells no labels, from the list of spaces."""
+        ticket = await self.ticket()
+        if ticket.label:
+            return ticket.label
         async with self._lock:
             try:
-                spaces = await self._auth.spaces(await self._access_token())
+                spaces: list[SpaceInfo] = await self._sign_in.asked(self._auth.spaces)
             except CloudVergeError:
                 spaces = []
-        return next((each.name for each in spaces if each.id == space), str(space))
+        return next((each.name for each in spaces if each.id == ticket.space), str(ticket.space))
 
-    async def _fresh_ticket(self) -> Ticket:
-        try:
-            return await self._auth.ticket(await self._access_token(), self._wanted)
-        except Denied as error:
-            if error.code != Code.UNAUTHORIZED:
-                raise
-        self._access = ""  # auth knows better than our clock
-        return await self._auth.ticket(await self._access_token(), self._wanted)
+    async def _fetch(self) -> Ticket:
+        fresh = await self._sign_in.asked(lambda access: self._auth.ticket(access, self._wanted, self._grant))
+        self._wanted = fresh.space  # a name may come to mean another space; we stay with this one
+        return fresh
 
-    async def _access_token(self) -> str:
-        if not self._access or self._clock() > self._access_until:
-            async with self._file_lock():
-                await self._renew_access()
-        return self._access
 
-    async def _renew_access(self) -> None:
-        known = self._file.load()
-        if known is None:
-            if not self._may_sign_up:
-                raise Denied(Code.UNAUTHORIZED, f"{self._user} is not signed in to cluster {self.cluster}")
-            known = Credentials(self.cluster, self._user, secrets.token_urlsafe(PASSWORD_BYTES))
-            self._file.save(known)  # before the account is made: its password must not be lost
-        self._keep(known, await self._tokens_for(known))
+class MachineIdentity(TicketKeeper):
+    """Tickets for whoever holds a token of ``cv grant --token``: a camera, a build server. Nobody signs in."""
 
-    async def _tokens_for(self, known: Credentials) -> Tokens:
-        if known.refresh_token:
-            try:
-                return await self._auth.refresh(known.refresh_token)
-            except Denied:
-                if not known.password:
-                    raise Denied(
-                        Code.UNAUTHORIZED, f"{known.user} has been signed out of cluster {self.cluster}"
-                    ) from None
-                return await self._auth.sign_in(known.user, known.password, self._device)
-        try:
-            return await self._auth.sign_up(known.user, known.password, self._device)
-        except CloudVergeError as error:
-            if error.code != Code.EXISTS:
-                raise
-        return await self._auth.sign_in(known.user, known.password, self._device)
+    def __init__(
+        self, auth: AuthClient, token: str, *, cluster: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(cluster, clock)
+        self._auth = auth
+        self._token = token
 
-    def _keep(self, known: Credentials, tokens: Tokens) -> None:
-        if tokens.cluster and self.cluster and tokens.cluster != self.cluster:
-            raise ProtocolFault(
-                Code.WRONG_CLUSTER, f"the auth server now belongs to cluster {tokens.cluster}"
-            )
-        self._file.save(replace(known, refresh_token=tokens.refresh_token))
-        self._access = tokens.access_token
-        self._access_until = self._clock() + tokens.access_expires_s - ACCESS_LIFE_MIN_S
+    @property
+    def user(self) -> str:
+        """Machines have no name of their own."""
+        return "machine"
 
-    @asynccontextmanager
-    async def _file_lock(self) -> AsyncIterator[None]:
-        with trio.move_on_after(LOCK_WAIT_S):
-            while not (lock := self._file.try_lock()):  # noqa: ASYNC110  another process holds it
-                await trio.sleep(LOCK_POLL_S)
-        if not lock:
-            raise Unavailable(Code.TIMEOUT, f"{self._file.path} has been locked for {LOCK_WAIT_S:g} s")
-        with lock:
-            yield
+    async def _fetch(self) -> Ticket:
+        return await self._auth.machine_ticket(self._token)

@@ -32,7 +32,10 @@ IGNORED: Final = frozenset(
 )
 OWN_WORDS: Final = frozenset(("preserve_owner", "nonempty"))
 OWN_VALUES: Final = frozenset(
-    ("uid", "gid", "cluster", "cache-dir", "space", "server", "metaserver", "ca", "login")
+    (
+        *("uid", "gid", "cluster", "cache-dir", "space", "grant"),
+        *("server", "metaserver", "ca", "login", "token-file"),
+    )
 )
 
 

@@ -19,7 +19,10 @@ SOCKET_PATH_BYTES_MAX = 107
 
 
 class MountRecord(msgspec.Struct, frozen=True):
-    """One mount, as others find it. ``started`` tells the process from a later one with the same pid."""
+    """One mount, as others find it. ``started`` tells the process from a later one with the same pid.
+
+    ``server_url`` or ``cluster_folder``, and ``profile_user`` (empty: who owns that cluster) say whose account it is.
+    """
 
     mountpoint: str
     pid: int
@@ -27,6 +30,13 @@ class MountRecord(msgspec.Struct, frozen=True):
     space: str
     cache_dir: str
     socket: str
+    server_url: str = ""
+    cluster_folder: str = ""
+    profile_user: str = ""
+    user: str = ""
+    space_id: int = 0
+    grant: int | None = None
+    machine: bool = False  # nobody's account
 
 
 def start_time(pid: int) -> int:

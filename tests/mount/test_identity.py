@@ -1,4 +1,4 @@
-"""Signing in and tickets, against an auth server played over httpx's transport."""
+"""Signing in and tickets, of people and machines, against an auth server played over httpx's transport."""
 
 import json
 
@@ -8,7 +8,7 @@ import trio
 
 from cloudverge_mount.authclient import AuthClient
 from cloudverge_mount.credentials import CredentialFile, Credentials
-from cloudverge_mount.identity import Identity
+from cloudverge_mount.identity import Identity, MachineIdentity
 from cloudverge_protocol.errors import Denied, ProtocolFault, Unavailable
 
 pytestmark = pytest.mark.trio
@@ -19,12 +19,16 @@ CLUSTER = "0123456789abcdef0123456789abcdef"
 class PlayedAuth:
     """One account, rotating refresh tokens, and a switch to be away."""
 
+    label = ""
+
     def __init__(self):
         self.password = None
         self.refresh_tokens = []
         self.given = 0
         self.away = False
+        self.ended = None  # how tickets are refused
         self.asked = []
+        self.bodies = []
 
     def __call__(self, request):
         if self.away:
@@ -32,6 +36,7 @@ class PlayedAuth:
         path = request.url.path
         body = json.loads(request.content) if request.content else {}
         self.asked.append(path)
+        self.bodies.append(body)
         return getattr(self, path.rpartition("/")[2])(body)
 
     @staticmethod
@@ -65,9 +70,17 @@ class PlayedAuth:
         return self.tokens()
 
     def tickets(self, body):
+        if self.ended:
+            return self.refusal(*self.ended)
         self.given += 1
-        return httpx.Response(
-            200, json={"ticket": f"ticket-{self.given}", "expires_s": 60, "space": 7, "role": "owner"}
+        ticket = {"ticket": f"ticket-{self.given}", "expires_s": 60, "space": 7, "role": "owner"}
+        return httpx.Response(200, json=ticket | {"grant": body.get("grant"), "label": self.label})
+
+    def machine(self, body):
+        return (
+            self.tickets({"grant": 3})
+            if body == {"token": "cvt_camera"}
+            else self.refusal(401, "UNAUTHORIZED")
         )
 
     def keys(self, body):
@@ -95,16 +108,24 @@ def clock():
 
 
 @pytest.fixture
-async def sign(auth, clock, tmp_path):
+def file(tmp_path):
+    return CredentialFile(tmp_path / "secrets" / "user.json")
+
+
+@pytest.fixture
+async def client(auth):
+    async with AuthClient("http://auth", transport=httpx.MockTransport(auth)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def sign(client, file, clock):
     """Make an Identity over the played server."""
-    client = AuthClient("http://auth", transport=httpx.MockTransport(auth))
-    file = CredentialFile(tmp_path / "secrets" / "user.json")
 
-    def make(**settings):
-        return Identity(client, file, cluster=CLUSTER, user="ann", device="laptop", clock=clock, **settings)
+    def make(cluster=CLUSTER, **settings):
+        return Identity(client, file, cluster=cluster, user="ann", device="laptop", clock=clock, **settings)
 
-    async with client:
-        yield make
+    return make
 
 
 async def test_an_embedded_clusters_user_is_signed_up_and_remembered(sign, auth, tmp_path):
@@ -120,17 +141,17 @@ async def test_an_embedded_clusters_user_is_signed_up_and_remembered(sign, auth,
     assert "/v1/refresh" in auth.asked
 
 
-async def test_a_crash_between_the_note_and_the_sign_up_is_repaired(sign, auth):
+async def test_a_crash_between_the_note_and_the_sign_up_is_repaired(sign, auth, file):
     identity = sign(may_sign_up=True)
-    identity._file.save(Credentials(CLUSTER, "ann", "a long password"))
+    file.save(Credentials(CLUSTER, "ann", "a long password"))
     await identity.ticket()
     assert auth.password == "a long password"
 
 
-async def test_a_crash_after_the_sign_up_is_repaired(sign, auth):
+async def test_a_crash_after_the_sign_up_is_repaired(sign, auth, file):
     auth.password = "a long password"
     identity = sign(may_sign_up=True)
-    identity._file.save(Credentials(CLUSTER, "ann", "a long password"))
+    file.save(Credentials(CLUSTER, "ann", "a long password"))
     assert await identity.ticket()
 
 
@@ -142,13 +163,13 @@ async def test_a_spent_refresh_token_falls_back_on_the_password(sign, auth):
     assert auth.asked[-2:] == ["/v1/login", "/v1/tickets"]
 
 
-async def test_elsewhere_only_the_refresh_token_is_kept_and_its_end_is_told(sign, auth):
+async def test_elsewhere_only_the_refresh_token_is_kept_and_its_end_is_told(sign, auth, file):
     auth.password = "typed by ann"
     identity = sign()
     with pytest.raises(Denied, match="not signed in"):
         await identity.ticket()
     await identity.sign_in_with("typed by ann")
-    assert "typed by ann" not in identity._file.path.read_text()
+    assert "typed by ann" not in file.path.read_text()
     assert await sign().ticket()
     auth.refresh_tokens.append("revoked")
     with pytest.raises(Denied, match="signed out"):
@@ -181,9 +202,68 @@ async def test_two_that_refresh_at_once_use_different_refresh_tokens(sign, auth)
     assert "/v1/login" not in auth.asked
 
 
-async def test_another_clusters_answer_is_not_believed(sign, auth):
+async def test_another_clusters_answer_is_not_believed(sign, auth, file):
     auth.password = "typed by ann"
-    identity = sign()
-    identity.cluster = "ffff0000ffff0000"
     with pytest.raises(ProtocolFault, match=CLUSTER):
-        await identity.sign_in_with("typed by ann")
+        await sign(cluster="ffff0000ffff0000").sign_in_with("typed by ann")
+    assert file.load() is None
+
+
+@pytest.mark.parametrize("how", [(401, "UNAUTHORIZED"), (403, "FORBIDDEN"), (404, "NOT_FOUND")])
+async def test_a_refusal_is_final_while_an_absence_is_not(sign, auth, how):
+    identity = sign(may_sign_up=True)
+    await identity.ticket()
+    identity.renew()
+    auth.away = True
+    assert (await identity.ticket()).ticket == "ticket-1"
+    auth.away, auth.ended = False, how
+    with pytest.raises(Denied):
+        await identity.ticket()
+    auth.away = True
+    with pytest.raises(Unavailable):  # the old ticket is not handed out again
+        await identity.ticket()
+
+
+async def test_being_asked_to_wait_is_no_refusal(sign, auth):
+    identity = sign(may_sign_up=True)
+    await identity.ticket()
+    identity.renew()
+    auth.ended = (429, "BUSY")
+    assert (await identity.ticket()).ticket == "ticket-1"
+
+
+async def test_a_ticket_that_was_refused_is_not_handed_out_again(sign, auth):
+    identity = sign(may_sign_up=True)
+    await identity.ticket()
+    identity.renew()
+    assert (await identity.ticket()).ticket == "ticket-2"
+    assert (await identity.ticket()).ticket == "ticket-2"
+
+
+async def test_a_grant_is_asked_for_by_its_number_and_called_by_its_label(sign, auth):
+    auth.label = "photos of ann's ann"
+    identity = sign(may_sign_up=True, grant=3)
+    assert (await identity.ticket()).grant == 3
+    assert auth.bodies[-1] == {"space": "", "grant": 3}
+    assert await identity.space_name() == "photos of ann's ann"
+
+
+async def test_a_machine_has_tickets_by_its_token_alone_and_its_end_is_final(client, auth, clock):
+    machine = MachineIdentity(client, "cvt_camera", cluster=CLUSTER, clock=clock)
+    assert (await machine.ticket()).grant == 3
+    assert auth.asked == ["/v1/machine"]
+    with pytest.raises(Denied):
+        await MachineIdentity(client, "cvt_other", cluster=CLUSTER, clock=clock).ticket()
+    assert "cvt_camera" not in repr(machine)
+
+
+async def test_nothing_that_holds_a_secret_shows_it(client, auth):
+    auth.password = "typed by ann"
+    tokens = await client.sign_in("ann", "typed by ann", "laptop")
+    shown = repr(
+        (tokens, await client.ticket(tokens.access_token, ""), Credentials(CLUSTER, "ann", "pass", "refr"))
+    )
+    assert not [
+        secret for secret in ("access", "refresh-", "ticket-", "pass", "refr") if f"'{secret}" in shown
+    ]
+    assert CLUSTER in shown

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudverge_mount.credentials import file_of_user
+from cloudverge_mount.credentials import file_name
 from cloudverge_mount.cvmount import build_parser, make_config
 from cloudverge_mount.endpoints import load_cluster, remote, split_address
 from cloudverge_mount.errnos import errno_of
@@ -133,13 +133,15 @@ def test_addresses_are_split_and_nonsense_is_refused():
 
 def test_a_password_never_travels_in_plain_text_to_another_machine():
     assert remote("http://127.0.0.1:80", None, None).metaserver[0] == "127.0.0.1"
-    with pytest.raises(ProtocolFault, match="https"):
+    with pytest.raises(Refused, match="https"):
         remote("http://files.example.org", None, None)
 
 
 def test_a_server_does_not_choose_the_file_of_its_credentials():
     with pytest.raises(ProtocolFault):
-        file_of_user("../../etc/passwd")
+        file_name("../../etc/passwd", "ann")
+    with pytest.raises(Refused):
+        file_name("0123456789abcdef", "../ann")
 
 
 def test_every_code_has_an_errno():

@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from cloudverge_mount import logs
-from cloudverge_mount.cachefolder import CacheFolder
+from cloudverge_mount.cachefolder import CacheFolder, Home, default_cache_folder
 from cloudverge_mount.control import ControlServer, ask
 from cloudverge_mount.idrange import IdRange
 from cloudverge_mount.progress import pending_in_words, show
@@ -147,19 +147,42 @@ def test_what_a_killed_mount_left_is_cleaned_away(runtime):
     assert list(runtime.iterdir()) == []
 
 
-def test_a_cache_folder_serves_one_process_and_one_space(tmp_path):
+ANNS = Home("abc", 7, "ann")
+
+
+def test_a_cache_folder_serves_one_process_and_one_user_of_one_space(tmp_path):
     first, second = CacheFolder(tmp_path / "cache"), CacheFolder(tmp_path / "cache")
     assert first.lock()
     assert not second.lock()
     made = first.cache_id()
-    first.belong_to("abc", 7)
+    first.belong_to(ANNS)
     first.unlock()
     assert second.lock()
     assert second.cache_id() == made
-    second.belong_to("abc", 7)
-    with pytest.raises(Refused, match="another space"):
-        second.belong_to("abc", 8)
+    second.belong_to(ANNS)
+    for other in (ANNS._replace(space=8), ANNS._replace(user="bob"), ANNS._replace(grant=3)):
+        with pytest.raises(Refused, match="another space or user"):
+            second.belong_to(other)
     second.unlock()
+
+
+def test_a_cache_folder_of_before_users_were_told_apart_goes_to_whom_it_is_used_by(tmp_path):
+    folder = CacheFolder(tmp_path)
+    (tmp_path / "home").write_text("abc 7\n")
+    folder.belong_to(ANNS)
+    with pytest.raises(Refused):
+        folder.belong_to(ANNS._replace(user="bob"))
+
+
+def test_every_user_space_and_grant_has_a_cache_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    homes = [ANNS, ANNS._replace(space=8), ANNS._replace(user="bob"), ANNS._replace(grant=3)]
+    assert len({default_cache_folder(home, owned=True) for home in homes}) == 4
+    before = tmp_path / "cloudverge" / "abc-7"
+    before.mkdir(parents=True)
+    assert default_cache_folder(ANNS, owned=True) == before
+    assert default_cache_folder(ANNS._replace(user="bob"), owned=False) != before
+    assert default_cache_folder(ANNS._replace(grant=3), owned=True) != before
 
 
 def test_ids_are_given_once_and_in_order():
