@@ -89,6 +89,6 @@ def record_of(
         profile_user=config.user,
         user=user,
         space_id=ticket.space,
-        grant=ticket.grant,
+        grant=ticket.grant or None,
         machine=bool(config.machine_token),
     )

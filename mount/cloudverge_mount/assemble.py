@@ -136,7 +136,7 @@ class MountProcess:
             self._endpoints = locate(self._config, ticket)
             space = ticket.space
             self._space_name = await self._identity.space_name()
-            home = Home(cluster, space, self._identity.user, ticket.grant)
+            home = Home(cluster, space, self._identity.user, ticket.grant or None)
             self._folder = await take_folder(
                 self._config.cache_folder or default_cache_folder(home, owned=ticket.role == "owner")
             )

@@ -1,6 +1,7 @@
 """What auth and the metaserver answer to people's questions. Fields that may be missing have defaults.
 
-Moments are Unix seconds or ISO text: see ``when``. Nothing that holds a secret shows it when it is printed.
+Moments are Unix seconds or ISO text: see ``when``; a time at which something ends is 0 if it has none. Nothing that
+holds a secret shows it when it is printed.
 """
 
 import msgspec
@@ -149,11 +150,11 @@ class Invite(msgspec.Struct, frozen=True):
 
     id: int
     admin: bool = False
+    by: str = ""
     until: Moment = None
     created_at: Moment = None
-    used_at: Moment = None
-    used_by: str | None = None
-    made_by: str | None = None
+    state: str = ""
+    used_by: str = ""
 
 
 class NewInvite(msgspec.Struct, frozen=True):

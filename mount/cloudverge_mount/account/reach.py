@@ -73,7 +73,7 @@ def why(
 def why_not(grant: Grant, members: Sequence[Member], chain: Sequence[int], now_s: float) -> str:
     """Why a grant does not reach the end of ``chain``; empty: it does."""
     until = seconds_of(grant.until)
-    if until is not None and until <= now_s:
+    if until and until <= now_s:
         return f"ended on {show_when(until)}"
     if grant.kind == "link" and grant.max_downloads and (grant.downloads or 0) >= grant.max_downloads:
         return f"its {grant.max_downloads} downloads are used up"
@@ -95,7 +95,7 @@ def _by_grant(grant: Grant) -> Reach:
         "token": f"machine {grant.label or grant.id}",
         "link": "whoever has the link",
     }.get(grant.kind, grant.kind)
-    end = f" until {show_when(grant.until)}" if grant.until is not None else ""
+    end = f" until {show_when(grant.until)}" if grant.until else ""
     role = "editor" if grant.rw else "reader"
     return Reach(who, role, f"{_name_of(grant)} of {grant.path or '/'} by {grant.by}{end}")
 
