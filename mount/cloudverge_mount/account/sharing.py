@@ -1,4 +1,4 @@
-"""The verbs ``cv grant``, ``grants``, ``link``, ``links``, ``revoke``: giving parts of a space, and taking them back."""
+"""The verbs ``cv grant``, ``grants``, ``link``, ``links``, ``revoke``: giving parts of a space, taking them back."""
 
 import os
 import time
