@@ -256,3 +256,13 @@ def test_the_log_tells_files_and_rights_in_order_and_whether_it_is_intact(cv, en
     assert cv.err == "the log of rights is not intact: entries were changed or removed in the database\n"
     cv("log", "ann:photos/cat.jpg", "--json")
     assert json.loads(cv.out)["intact"] == {"files": True, "rights": False}
+
+
+def test_a_space_that_nobody_has_mounted_yet_has_members_and_a_log(cv, enter, people, monkeypatch):
+    enter("ann")
+    monkeypatch.setattr("tests.fixtures.fakepeople.TREE", {})
+    people.rights_log = [{"seq": 1, "at": SINCE, "user": "ann", "action": "space.create", "detail": "ann"}]
+    assert [each["who"] for each in cv.json("who", "ann:")] == ["ann"]
+    assert cv("log", "ann:") == 0
+    assert "space.create" in cv.out
+    assert cv("who", "ann:photos") == 1

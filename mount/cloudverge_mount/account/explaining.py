@@ -17,6 +17,7 @@ from cloudverge_mount.account.reach import Reach, Verdict, who_reaches, why_not
 from cloudverge_mount.account.reach import why as why_reaches
 from cloudverge_mount.account.sharing import PathText
 from cloudverge_mount.account.when import show_when
+from cloudverge_protocol.errors import Code, Refused
 
 NEWEST = 50
 
@@ -114,8 +115,7 @@ def log(
 
     async def ask(people: People) -> None:
         found = await find(people, located)
-        below = found.thing.kind == "folder"
-        files = await people.files_log(found.ticket, found.thing.ino, below=below, limit=limit)
+        files = await _files_log(people, found, limit)
         rights = await people.rights_log(found.space, limit=1000)
         members, grants, _ = await _rules(people, found)
         now_s = time.time()
@@ -129,6 +129,16 @@ def log(
         _say_if_broken(files, rights)
 
     run(wish_for(located, wish_of(server, cluster, user)), ask)
+
+
+async def _files_log(people: People, found: Found, limit: int) -> Log:
+    try:
+        below = found.thing.kind == "folder"
+        return await people.files_log(found.ticket, found.thing.ino, below=below, limit=limit)
+    except Refused as error:
+        if error.code != Code.NOT_FOUND:
+            raise
+        return Log([])  # nobody has mounted the space yet
 
 
 _LOG_COLUMNS = {

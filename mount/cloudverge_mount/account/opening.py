@@ -22,7 +22,7 @@ from cloudverge_mount.endpoints import (
     remote,
 )
 from cloudverge_mount.username import user_name
-from cloudverge_protocol.errors import Code, Denied, ProtocolFault, Unavailable
+from cloudverge_protocol.errors import Code, Denied, ProtocolFault, Refused, Unavailable
 
 T = TypeVar("T")
 
@@ -34,15 +34,14 @@ def chosen(wish: Wish, profiles: Profiles) -> Choice:
 
 
 def endpoints_of(choice: Choice) -> Endpoints:
-    """Where its servers are. Raises Denied if nobody is signed in there, Unavailable if there is no cluster."""
+    """Where its servers are. Raises Denied if nobody is signed in there, Refused if there is no cluster."""
     profile = choice.profile
     if choice.folder is not None:
         try:
             return load_cluster(choice.folder)
         except Unavailable as error:
-            raise Unavailable(
-                error.code, f"{error.message}: cv up starts one, cv login goes elsewhere"
-            ) from None
+            message = f"{error.message}: cv up starts one, cv login signs in elsewhere"
+            raise Refused(Code.NOT_FOUND, message) from None
     if profile is None:
         who = choice.user or "nobody"
         not_in = "is not signed in" if choice.user else "is signed in"

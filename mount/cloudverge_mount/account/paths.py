@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloudverge_mount.account.answers import Thing
+from cloudverge_mount.account.answers import Step, Thing
 from cloudverge_mount.account.choice import Wish
 from cloudverge_mount.account.people import People
 from cloudverge_mount.authclient import Ticket
@@ -18,6 +18,7 @@ from cloudverge_mount.mountpoints import resolve
 from cloudverge_mount.progress import show
 from cloudverge_mount.registry import MountRecord, all_mounts
 from cloudverge_protocol.errors import Code, Refused
+from cloudverge_protocol.ids import ROOT_INODE
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ async def find(people: People, located: Located) -> Found:
     except Refused as error:
         if error.code != Code.NOT_FOUND:
             raise
+        if not located.path:  # a space that nobody has mounted yet has rights, but no folder
+            return Found(located, ticket, Thing(ROOT_INODE, "folder", [Step(ROOT_INODE)]))
         where = ticket.label or located.space
         raise Refused(Code.NOT_FOUND, f"there is no {located.path or '/'} in {where}") from None
 

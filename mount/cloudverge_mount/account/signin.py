@@ -102,7 +102,10 @@ class SignIn:
         known = await self.kept()
         if known is None:
             if not self._may_sign_up:
-                raise Denied(Code.UNAUTHORIZED, f"{self.user} is not signed in to cluster {self.cluster}")
+                where = self._new.server or f"cluster {self.cluster}"
+                raise Denied(
+                    Code.UNAUTHORIZED, f"{self.user} is not signed in to {where}: cv login, or cv signup"
+                )
             known = replace(self._new, password=secrets.token_urlsafe(PASSWORD_BYTES))
             self._file.save(known)  # before the account is made: its password must not be lost
         await self._keep(known, await self._tokens_for(known))
