@@ -49,7 +49,7 @@ def trusting(ca: Path | None, pem: str = "") -> ssl.SSLContext:
     try:
         context.load_verify_locations(cafile=ca, cadata=pem or None)
     except OSError as error:  # ssl.SSLError is one too
-        why = error.strerror or "it is no PEM certificate"
+        why = "it is no PEM certificate" if isinstance(error, ssl.SSLError) else error.strerror
         raise Refused(
             Code.INVALID, f"the CA certificate {ca or 'that was pinned'} cannot be used: {why}"
         ) from None

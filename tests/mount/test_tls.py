@@ -20,7 +20,7 @@ from cloudverge_mount.link import Link
 from cloudverge_mount.tlsfaults import Untrusted
 from cloudverge_mount.tlstransport import RECEIVE_BYTES, TlsTransport
 from cloudverge_mount.transport import connect
-from cloudverge_protocol.errors import Code, ProtocolFault, Unavailable
+from cloudverge_protocol.errors import Code, ProtocolFault, Refused, Unavailable
 from cloudverge_protocol.ids import PROTOCOL_VERSION
 from cloudverge_protocol.messages import (
     Append,
@@ -264,12 +264,12 @@ async def test_a_connection_cut_in_the_middle_is_an_end_and_not_a_hang(authority
 def test_a_ca_that_cannot_be_read_is_an_error_that_names_the_file(tmp_path):
     (tmp_path / "ca.pem").write_text("not a certificate")
     for path in (tmp_path / "ca.pem", tmp_path / "missing.pem"):
-        with pytest.raises(ProtocolFault, match=str(path)):
+        with pytest.raises(Refused, match=str(path)):
             Endpoints(f"https://{HOST}:1", (HOST, 2), ca=path).tls()
 
 
 def test_where_a_ca_is_known_plain_text_is_refused(tmp_path):
-    with pytest.raises(ProtocolFault, match="plain text"):
+    with pytest.raises(Refused, match="plain text"):
         remote(f"http://{HOST}:7420", None, tmp_path / "ca.pem")
     assert remote(f"http://{HOST}:7420", None, None).tls() is None
     report = (
