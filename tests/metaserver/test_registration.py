@@ -7,6 +7,7 @@ import base64
 import secrets
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import msgspec
@@ -65,7 +66,8 @@ async def http(world) -> AsyncIterator[httpx.AsyncClient]:
         replicas=1,
         suspect=lambda *_: None,
     )
-    transport = httpx.ASGITransport(make_app(cluster))
+    nobody: Any = SimpleNamespace(gateway=None, revocations=None, paths=None, log=None)
+    transport = httpx.ASGITransport(make_app(cluster, nobody))
     headers = {"authorization": f"Bearer {JOIN_TOKEN}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://meta", headers=headers) as client:
         yield client
