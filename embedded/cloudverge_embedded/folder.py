@@ -14,6 +14,7 @@ from cloudverge_protocol.errors import Code, Denied, NoRoom
 
 DATA_DIR_VARIABLE = "CLOUDVERGE_DATA_DIR"
 ROOT_FOLDER = Path("/var/lib/cloudverge")
+CA_NAME = "ca.pem"
 
 
 def default_root() -> Path:
@@ -57,6 +58,27 @@ class Folder:
     @property
     def join_token(self) -> Path:
         return self.secrets / "join-token"
+
+    @property
+    def admin_invitation(self) -> Path:
+        """A secret that makes one user the first administrator."""
+        return self.secrets / "admin-invitation"
+
+    @property
+    def ca_certificate(self) -> Path:
+        """The cluster's certificate authority; no secret."""
+        return self.root / CA_NAME
+
+    @property
+    def ca_key(self) -> Path:
+        return self.secrets / "ca.key"
+
+    def certificate(self, name: str) -> Path:
+        """The certificate of one server."""
+        return self.secrets / f"{name}.pem"
+
+    def certificate_key(self, name: str) -> Path:
+        return self.secrets / f"{name}.key"
 
     @property
     def passwords(self) -> Path:

@@ -20,7 +20,7 @@ from cloudverge_embedded.folder import Folder
 from cloudverge_embedded.locks import holder_of, wait_for_lock
 from cloudverge_embedded.logs import tail
 from cloudverge_embedded.plan import POSTGRES
-from cloudverge_embedded.ports import settle_ports, still_free
+from cloudverge_embedded.ports import WELL_KNOWN, check_host, settle_ports, still_free
 from cloudverge_embedded.report import Report, load_report
 from cloudverge_embedded.secretfiles import (
     external_dsn,
@@ -76,8 +76,12 @@ def settle_folder(folder: Folder, wish: Wish, is_running: bool) -> None:
     if old is not None and given and not old.external_database:
         raise Refused(Code.INVALID, f"CLOUDVERGE_DSN is set, but {folder.root} has a PostgreSQL of its own")
     new = settle(old, wish, new_cluster_id(), given is not None)
-    kept = new.ports if is_running else still_free(new.ports)
-    new = msgspec.structs.replace(new, ports=settle_ports(port_names(new), kept, random.SystemRandom()))
+    if is_running and old is not None:
+        _check_same_network(old, new)
+    check_host(new.host)
+    kept = new.ports if is_running else _worth_keeping(old, new)
+    ports = settle_ports(port_names(new), kept, random.SystemRandom(), new.host)
+    new = msgspec.structs.replace(new, ports=ports)
     make_secrets(folder)
     if not new.external_database:
         write_dsns(folder, new.ports[POSTGRES])
@@ -86,6 +90,25 @@ def settle_folder(folder: Folder, wish: Wish, is_running: bool) -> None:
             write_dsn(folder, role, given)
     if new != old:
         new.save(folder)
+
+
+def _check_same_network(old: Settings, new: Settings) -> None:
+    """Servers that run do not change how they are reached."""
+    if (old.tls, old.listen) == (new.tls, new.listen):
+        return
+    speaks = "TLS" if old.tls else "plain text"
+    raise Refused(
+        Code.BUSY,
+        f"the cluster runs, speaking {speaks} on {old.host}: unmount what is mounted, stop it with cv down, "
+        "then say this again",
+    )
+
+
+def _worth_keeping(old: Settings | None, new: Settings) -> dict[str, int]:
+    """The ports to start with again; with another address the well-known ones are looked for first."""
+    moved = old is not None and old.listen != new.listen
+    ports = {name: port for name, port in new.ports.items() if not (moved and name in WELL_KNOWN)}
+    return still_free(ports, new.host)
 
 
 def _ask_running(folder: Folder, supervisor: int, request: Request) -> bool:

@@ -12,7 +12,6 @@ from cloudverge_embedded.accounts import Account
 from cloudverge_embedded.folder import Folder
 from cloudverge_embedded.settings import Settings, chunkserver_names
 
-HOST = "127.0.0.1"
 POSTGRES = "postgres"
 DATABASE = "database"
 AUTH = "auth"
@@ -86,14 +85,22 @@ def server_plan(folder: Folder, settings: Settings, python: str) -> list[ChildSp
 
 
 def _auth(folder: Folder, settings: Settings, python: str) -> ChildSpec:
-    options = ("--dsn-file", str(folder.dsn_file("auth")), "--cluster-id", settings.cluster)
+    options = (
+        "--dsn-file", str(folder.dsn_file("auth")),
+        "--cluster-id", settings.cluster,
+        "--join-token-file", str(folder.join_token),
+        "--admin-invite-file", str(folder.admin_invitation),
+        "--metaserver", settings.frames(METASERVER) or "",
+        "--metaserver-url", settings.url(METASERVER),
+        *(("--ca-key-file", str(folder.ca_key)) if settings.tls else ()),
+    )  # fmt: skip
     return _server(folder, settings, AUTH, (python, "-P", "-m", "cloudverge_auth", *options), (DATABASE,))
 
 
 def _metaserver(folder: Folder, settings: Settings, python: str) -> ChildSpec:
     options = (
         "--dsn-file", str(folder.dsn_file("meta")),
-        "--auth-url", f"http://{HOST}:{settings.ports[AUTH]}",
+        "--auth-url", settings.url(AUTH),
         "--join-token-file", str(folder.join_token),
         "--replicas", str(settings.replicas),
     )  # fmt: skip
@@ -105,7 +112,7 @@ def _metaserver(folder: Folder, settings: Settings, python: str) -> ChildSpec:
 def _chunkserver(folder: Folder, settings: Settings, python: str, name: str) -> ChildSpec:
     options = (
         "--data-dir", str(folder.home_of(name)),
-        "--metaserver-url", f"http://{HOST}:{settings.ports[METASERVER]}",
+        "--metaserver-url", settings.url(METASERVER),
         "--join-token-file", str(folder.join_token),
     )  # fmt: skip
     return _server(
@@ -116,18 +123,27 @@ def _chunkserver(folder: Folder, settings: Settings, python: str, name: str) -> 
 def _server(
     folder: Folder, settings: Settings, name: str, argv: tuple[str, ...], needs: tuple[str, ...]
 ) -> ChildSpec:
-    """What our own three servers have in common: addresses, a ready file, a home."""
+    """What our own three servers have in common: addresses, a certificate, a ready file, a home."""
     port, frame_port = settings.ports[name], settings.ports.get(f"{name}.frames")
-    listen = ("--host", HOST, "--port", str(port), "--ready-file", str(folder.ready_file(name)))
+    listen = ("--host", settings.host, "--port", str(port), "--ready-file", str(folder.ready_file(name)))
     frames = ("--frame-port", str(frame_port)) if frame_port else ()
+    tls = _tls_flags(folder, name) if settings.tls else ()
     return ChildSpec(
         name,
-        (*argv, *listen, *frames),
+        (*argv, *listen, *frames, *tls),
         ReadyFile(folder.ready_file(name)),
         folder.log_file(name),
         folder.home_of(name),
         needs,
-        url=f"http://{HOST}:{port}",
-        frames=f"{HOST}:{frame_port}" if frame_port else None,
+        url=settings.url(name),
+        frames=settings.frames(name),
         working_folder=folder.home_of(name),
     )
+
+
+def _tls_flags(folder: Folder, name: str) -> tuple[str, ...]:
+    return (
+        "--tls-ca", str(folder.ca_certificate),
+        "--tls-certificate", str(folder.certificate(name)),
+        "--tls-key", str(folder.certificate_key(name)),
+    )  # fmt: skip

@@ -17,7 +17,6 @@ from cloudverge_embedded.atomicfile import read_optional
 from cloudverge_embedded.binaries import Binaries
 from cloudverge_embedded.folder import Folder
 from cloudverge_embedded.plan import (
-    HOST,
     PASSED_FOLDER,
     POSTGRES,
     POSTGRES_START_LIMIT_S,
@@ -26,13 +25,14 @@ from cloudverge_embedded.plan import (
 )
 from cloudverge_embedded.processes import Identity, stop, working_in
 from cloudverge_embedded.secretfiles import ROLES, load_passwords
+from cloudverge_embedded.settings import LOOPBACK
 from cloudverge_protocol.errors import Code, Unavailable
 
 _INITDB_LIMIT_S = 120
 _EVICT_GRACE_S = 10.0
 
 _CONFIGURATION = {
-    "listen_addresses": HOST,
+    "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
     "max_connections": "100",
     "password_encryption": "scram-sha-256",

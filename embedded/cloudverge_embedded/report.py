@@ -7,8 +7,8 @@ between, stays changed until the cluster is stopped and started.
 import msgspec
 
 from cloudverge_embedded.atomicfile import read_optional, write_json
-from cloudverge_embedded.folder import Folder
-from cloudverge_embedded.plan import AUTH, DATABASE, HOST, METASERVER, ChildSpec
+from cloudverge_embedded.folder import CA_NAME, Folder
+from cloudverge_embedded.plan import AUTH, DATABASE, METASERVER, ChildSpec
 from cloudverge_embedded.settings import Settings
 
 Report = dict[str, object]
@@ -35,14 +35,13 @@ def build_report(
         for spec in specs
         if spec.name != DATABASE
     ]
-    ports = settings.ports
     return {
         "cluster": settings.cluster,
-        "auth_url": f"http://{HOST}:{ports[AUTH]}",
-        "metaserver_url": f"http://{HOST}:{ports[METASERVER]}",
-        "metaserver_frames": f"{HOST}:{ports[f'{METASERVER}.frames']}",
+        "auth_url": settings.url(AUTH),
+        "metaserver_url": settings.url(METASERVER),
+        "metaserver_frames": settings.frames(METASERVER),
         "dsn": dsn,
-        "ca": None,
+        "ca": CA_NAME if settings.tls else None,
         "replicas": settings.replicas,
         "restart": str(settings.restart),
         "supervisor_pid": supervisor,

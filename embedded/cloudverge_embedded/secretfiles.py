@@ -1,4 +1,4 @@
-"""Generated secrets of one cluster, each made once: the join token and PostgreSQL's passwords.
+"""Generated secrets of one cluster, each made once: join token, administrator's invitation, PostgreSQL's passwords.
 
 The DSNs are derived from the passwords and the port, and written anew with each ``cv up``. Nothing here is
 ever an argument of a process or a line of a log.
@@ -31,6 +31,8 @@ def make_secrets(folder: Folder) -> None:
     """Create what is missing; existing secrets stay."""
     if not folder.join_token.exists():
         write_atomically(folder.join_token, secrets.token_hex(32).encode())
+    if not folder.admin_invitation.exists():
+        write_atomically(folder.admin_invitation, secrets.token_hex(32).encode())
     if not folder.passwords.exists():
         write_json(folder.passwords, {role: secrets.token_hex(24) for role in ROLES})
 

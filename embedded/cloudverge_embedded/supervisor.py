@@ -19,6 +19,7 @@ import structlog
 from cloudverge_embedded.accounts import postgres_account
 from cloudverge_embedded.atomicfile import read_optional, write_json
 from cloudverge_embedded.binaries import find_binaries
+from cloudverge_embedded.certificates import ensure_certificates
 from cloudverge_embedded.fleet import Fleet
 from cloudverge_embedded.folder import Folder
 from cloudverge_embedded.locks import wait_for_lock
@@ -39,6 +40,7 @@ _BUSY_TICK_S = 0.02
 _RESTART_TICK_S = 0.2
 _IDLE_TICK_S = 1.0
 _LOGS_EVERY_S = 5.0
+_CERTIFICATES_EVERY_S = 6 * 3600.0
 
 log = structlog.get_logger("supervisor")
 
@@ -76,6 +78,7 @@ class Supervisor:
         self._report: Report | None = None
         self._phases: dict[str, Phase] = {}
         self._logs_due_s = 0.0
+        self._certificates_due_s = time.monotonic() + _CERTIFICATES_EVERY_S
 
     def run(self) -> None:
         """Until SIGTERM."""
@@ -93,6 +96,7 @@ class Supervisor:
                 self._note_changes()
                 self._answer()
             self._turn_logs_over()
+            self._renew_certificates()
         self._stop()
 
     def _tick_s(self) -> float:
@@ -155,6 +159,19 @@ class Supervisor:
             for path in self._folder.logs.glob("*.log"):
                 turn_over(path)
 
+    def _renew_certificates(self) -> None:
+        """A cluster may run for years; its servers take a renewed certificate in by themselves."""
+        if self._settings is None or not self._settings.tls or time.monotonic() < self._certificates_due_s:
+            return
+        self._certificates_due_s = time.monotonic() + _CERTIFICATES_EVERY_S
+        try:
+            renewed = ensure_certificates(self._folder, self._settings)
+        except (CloudVergeError, OSError) as error:
+            log.error("certificates cannot be renewed", why=str(error))
+        else:
+            if renewed:
+                log.warning("certificates renewed", servers=renewed)
+
     def _stop(self) -> None:
         log.warning("stopping")
         self._fleet.stop(_STOP_GRACE_S)
@@ -162,10 +179,12 @@ class Supervisor:
 
 
 def load_plan(folder: Folder) -> tuple[Settings, list[ChildSpec]]:
-    """The settings, and the children they call for; makes PostgreSQL's data folder if there is none."""
+    """The settings, and the children they call for; makes what these need: certificates, PostgreSQL's folder."""
     settings = Settings.load(folder)
     if settings is None:
         raise Unavailable(Code.UNAVAILABLE, f"{folder.root} holds no cluster; cv up makes one")
+    if settings.tls:
+        ensure_certificates(folder, settings)
     specs = server_plan(folder, settings, sys.executable)
     if settings.external_database:
         return settings, specs

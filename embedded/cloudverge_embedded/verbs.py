@@ -28,6 +28,15 @@ def up(
     restart: Annotated[
         Restart | None, typer.Option(help="What happens to a child that dies.", show_default="always")
     ] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Encrypt every wire, on this machine too; for good.")
+    ] = False,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of this machine by which others reach it; with TLS.", show_default="127.0.0.1"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Start a cluster on this machine, or what is missing of it.
@@ -35,7 +44,7 @@ def up(
     Returns when all is ready. On a running cluster it changes nothing but what is asked for.
     """
     root = _absolute(folder)
-    report = bring_up(root, Wish(chunkservers, replicas, restart))
+    report = bring_up(root, Wish(chunkservers, replicas, restart, tls, listen))
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
     else:

@@ -240,3 +240,34 @@ def test_a_cluster_with_its_own_database_refuses_another(cv):
     done = cv.run("up")
     assert done.returncode == 1
     assert "has a PostgreSQL of its own" in done.stderr
+
+
+def test_tls_is_turned_on_between_two_runs_and_a_running_cluster_says_so(cv):
+    before = cv.up("--chunkservers", "2")
+    assert before["ca"] is None
+    refused = cv.run("up", "--tls")
+    assert refused.returncode == 1
+    assert "cv down" in refused.stderr
+    assert cv.up() == before
+    cv.run("down")
+    after = cv.up("--tls")
+    assert after["auth_url"].startswith("https://127.0.0.1:")
+    assert (cv.root / after["ca"]).read_bytes().startswith(b"-----BEGIN CERTIFICATE")
+    assert cv.up() == after
+
+
+def test_up_renews_a_certificate_of_a_running_cluster(cv):
+    cv.up("--chunkservers", "2", "--tls")
+    certificate = cv.root / "secrets" / "auth.pem"
+    before, authority = certificate.read_bytes(), (cv.root / "ca.pem").read_bytes()
+    certificate.write_bytes((cv.root / "secrets" / "chunkserver-1.pem").read_bytes())
+    cv.up()
+    assert certificate.read_bytes() not in (before, (cv.root / "secrets" / "chunkserver-1.pem").read_bytes())
+    assert (cv.root / "ca.pem").read_bytes() == authority
+
+
+def test_an_address_that_is_not_ours_is_refused_before_anything_starts(cv):
+    done = cv.run("up", "--listen", "192.0.2.7")
+    assert done.returncode == 1
+    assert "192.0.2.7" in done.stderr
+    assert not (cv.root / "settings.json").exists()
