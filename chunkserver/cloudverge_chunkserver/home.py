@@ -65,7 +65,7 @@ class Home:
                 "give this server an empty data folder or the right metaserver",
             )
         if known != membership:
-            _write(self.folder / "membership.json", msgspec.json.encode(membership))
+            write_private(self.folder / "membership.json", msgspec.json.encode(membership))
             self.membership = membership
 
     def close(self) -> None:
@@ -87,11 +87,11 @@ def _kept(path: Path, make: Callable[[], bytes]) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        _write(path, make())
+        write_private(path, make())
         return path.read_bytes()
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_private(path: Path, data: bytes) -> None:
     """Replace a file of ours, durably, readable by us alone."""
     aside = path.with_name(path.name + ".tmp")
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
