@@ -1,6 +1,7 @@
 """Signing up, in and out, and which of several accounts a verb means."""
 
 import json
+import socket
 import stat
 
 import pytest
@@ -65,6 +66,13 @@ def test_an_invitation_is_asked_for_where_one_is_needed(cv, people, monkeypatch)
     monkeypatch.setattr("getpass.getpass", lambda _: next(typed))
     assert cv("signup", *ANN) == 0
     assert people.passwords == {"ann": "a long password"}
+
+
+def test_a_device_is_called_by_its_host_name_unless_it_is_said_otherwise(cv, enter, people):
+    enter("ann")
+    assert people.body_of("POST", "/v1/login")["device"] == socket.gethostname()
+    assert cv("login", *ANN, "--device", "camera", "--password-stdin", stdin="a long password\n") == 0
+    assert people.body_of("POST", "/v1/login")["device"] == "camera"
 
 
 def test_two_different_passwords_at_the_prompt_make_no_account(cv, people, monkeypatch):

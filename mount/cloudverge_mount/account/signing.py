@@ -33,6 +33,12 @@ Fingerprint = Annotated[
         "--fingerprint", metavar="HEX", help="SHA-256 that the cluster's CA must have.", show_default=False
     ),
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="NAME", help="What this device is called.", show_default="its host name"
+    ),
+]
 InviteFile = Annotated[Path | None, typer.Option("--invite-file", metavar="FILE", help="With an invitation.")]
 
 
@@ -52,6 +58,7 @@ def signup(
     ca: Ca = None,
     fingerprint: Fingerprint = "",
     invite_file: InviteFile = None,
+    device: Device = "",
     password_stdin: PasswordStdin = False,
 ) -> None:
     """Make an account and sign in; the account is the current one from then on."""
@@ -68,7 +75,7 @@ def signup(
                 raise
             await sign_in.by_sign_up(password, typed)
 
-    _enter(wish_of(server, cluster, user), ca, fingerprint, sign_up, "signed up")
+    typer.echo(f"signed up at {_enter(wish_of(server, cluster, user), ca, fingerprint, device, sign_up)}")
 
 
 def login(
@@ -77,6 +84,7 @@ def login(
     user: User = "",
     ca: Ca = None,
     fingerprint: Fingerprint = "",
+    device: Device = "",
     password_stdin: PasswordStdin = False,
 ) -> None:
     """Sign in; the account is the current one from then on."""
@@ -85,12 +93,13 @@ def login(
         what = f"password of {sign_in.user}"
         await sign_in.with_password(prompts.password(what, from_stdin=password_stdin))
 
-    _enter(wish_of(server, cluster, user), ca, fingerprint, sign_in_, "signed in")
+    typer.echo(f"signed in at {_enter(wish_of(server, cluster, user), ca, fingerprint, device, sign_in_)}")
 
 
 def _enter(
-    wish: Wish, ca: Path | None, fingerprint: str, how: Callable[[SignIn], Awaitable[None]], done: str
-) -> None:
+    wish: Wish, ca: Path | None, fingerprint: str, device: str, how: Callable[[SignIn], Awaitable[None]]
+) -> str:
+    """Sign in somehow, make it the current profile; where and as whom, in words."""
     profiles = Profiles()
 
     async def enter() -> str:
@@ -99,11 +108,11 @@ def _enter(
         async with AuthClient(endpoints.auth_url, endpoints.tls()) as auth:
             cluster = (await auth.keys()).cluster
             new = Credentials(cluster, user, server=place.server, folder=place.folder, ca=endpoints.ca_pem)
-            await how(SignIn(auth, profiles.file(cluster, user), new, device=socket.gethostname()))
+            await how(SignIn(auth, profiles.file(cluster, user), new, device=device or socket.gethostname()))
         profiles.make_current(cluster, user)
-        return f"{done} at {endpoints.auth_url} as {user}"
+        return f"{endpoints.auth_url} as {user}"
 
-    typer.echo(trio.run(enter))
+    return trio.run(enter)
 
 
 async def _place(wish: Wish, ca: Path | None, fingerprint: str, profiles: Profiles) -> tuple[str, Place]:
