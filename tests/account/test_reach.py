@@ -163,6 +163,10 @@ def test_a_change_of_rights_concerns_the_paths_on_the_way_and_below(action, deta
     assert concerns(LogEntry(1, 0.0, action=action, detail=detail), "photos/2026", {5}) == expected
 
 
+def test_every_change_of_rights_concerns_the_root():
+    assert concerns(LogEntry(1, 0.0, action="link.make", detail="1: photos/cat.jpg, no end"), "/", ())
+
+
 def test_what_others_named_is_shown_and_never_obeyed():
     assert clean("a\x1b[2Jb\nc\u202e") == "a\\x1b[2Jb\\nc\\u202e"
     assert clean("Übersicht 写真 🙂") == "Übersicht 写真 🙂"

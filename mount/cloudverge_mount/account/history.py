@@ -45,9 +45,7 @@ def concerns(entry: LogEntry, path: str, numbers: Iterable[int]) -> bool:
     if not entry.action.startswith(ABOUT_PARTS):
         return True  # members, roles, quotas: the whole space
     named = _NAMED.fullmatch(str(entry.detail))
-    if named is None:
-        return True
-    if int(named[1]) in numbers:
+    if path == "/" or named is None or int(named[1]) in numbers:
         return True
     return any(_names(named[2], each) for each in _way_to(path)) or named[2].startswith(f"{path}/")
 

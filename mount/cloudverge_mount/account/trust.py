@@ -7,7 +7,6 @@ compared its fingerprint; everything after it is verified with it. No secret is 
 import hashlib
 import re
 import ssl
-import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -57,12 +56,11 @@ async def trusted_ca(
         if not same_fingerprint(fingerprint, shown):
             raise Denied(Code.FORBIDDEN, f"the CA of {url} has another fingerprint: {shown}")
         return pem
-    print(f"{url} proves who it is by a CA with the SHA-256 fingerprint\n  {shown}", file=sys.stderr)
-    if not ask("Is that the fingerprint you were told?"):
-        raise Refused(
-            Code.INVALID,
-            f"the CA of {url} is not trusted: --ca FILE, or cv login --fingerprint HEX, says which is",
-        )
+    if not ask(
+        f"{url} proves who it is by a CA with the SHA-256 fingerprint\n  {shown}\nIs that what you were told?"
+    ):
+        message = f"the CA of {url} ({shown}) is not trusted: --ca FILE, or cv login --fingerprint HEX, says which is"
+        raise Refused(Code.INVALID, message)
     return pem
 
 
