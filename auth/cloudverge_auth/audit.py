@@ -89,7 +89,7 @@ select $1::bigint, seq, at, $2::bigint, $3::text, $4::bigint, $5::text, $6::text
 """
 _PAGE = """
 select seq, at, user_name as user, device_name as device, action, detail, encode(hash, 'hex') as hash
-from audit where space_id = $1 and ($2 = 0 or seq < $2)
+from audit where space_id = $1 and ($2::bigint = 0 or seq < $2)
 order by seq desc limit $3
 """
 _INTACT = """
