@@ -15,13 +15,14 @@ class CloudVerge(Peer):
     """Three chunkservers, two replicas, PostgreSQL, auth and metaserver; one mount, unmounted by cvumount.
 
     All stores (PostgreSQL's too) and the client's cache lie on tmpfs; "-disk": on the real disk, for fsync's
-    sake. A remount wipes the client's whole cache folder, so that "cold" is as cold as for a new device.
+    sake; "-tls": every wire but PostgreSQL's is encrypted. A remount wipes the client's whole cache folder, so that "cold" is as cold as for a new device.
     """
 
     second = False
 
     def __init__(self, name):
         super().__init__(name)
+        self.is_secured = name.endswith("-tls")
         if name.endswith("-disk"):
             self.root = Path(f"/var/tmp/peer-{name}")
         self.barrier = f"{BIN}/cv sync {self.mounts[0]}"
@@ -37,6 +38,7 @@ class CloudVerge(Peer):
             "--replicas",
             "2",
             "--json",
+            *(("--tls",) if self.is_secured else ()),
         )
 
     def mount(self, m):
@@ -77,7 +79,8 @@ class CloudVerge(Peer):
         python = ".".join(map(str, sys.version_info[:3]))
         return (
             f"CloudVerge: PostgreSQL, auth, metaserver, 3 chunkservers, 2 replicas, every acknowledged fsync "
-            f"fsynced by both and committed; all stores and the client's cache on {where}; CPython {python}"
+            f"fsynced by both and committed; all stores and the client's cache on {where}; "
+            f"{'TLS 1.3 on every wire but the database' if self.is_secured else 'plain text on loopback'}; CPython {python}"
         )
 
 

@@ -242,6 +242,7 @@ PEERS = {
     for p in (
         CloudVerge("cloudverge"),
         CloudVerge("cloudverge-disk"),
+        CloudVerge("cloudverge-tls"),
         MooseFS("moosefs-g2"),
         MooseFS("moosefs-g3"),
         Sshfs("sshfs"),
