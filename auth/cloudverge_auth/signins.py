@@ -89,9 +89,15 @@ async def _next_token(connected: "PoolConnectionProxy", family: int) -> str:
 
 
 async def refresh(pool: asyncpg.Pool, token: str) -> SignIn:
-    """Use a refresh token; raises Denied(UNAUTHORIZED), and ends the family if it had been used before."""
+    """Use a refresh token; raises Denied(UNAUTHORIZED), and ends the family if it had been used before.
+
+    Who holds a token of a device that was revoked is told so (FORBIDDEN): it must not sign in again by itself.
+    """
     async with transaction(pool) as connected:
         renewed = await _refresh(connected, _hash(token))
+        revoked = renewed is None and await connected.fetchval(_OF_REVOKED, _hash(token))
+    if revoked:
+        raise Denied(Code.FORBIDDEN, "this device has been revoked")
     if renewed is None:  # raised outside: the end of a family must be committed
         raise _unauthorized()
     return renewed
@@ -171,6 +177,12 @@ select t.family_id, u.id as user_id, u.name as user_name, d.id as device, d.name
 from refresh_tokens t
 join families f on f.id = t.family_id join devices d on d.id = f.device_id join users u on u.id = d.user_id
 where t.hash = $1 and t.used_at is not null
+"""
+
+_OF_REVOKED = """
+select true from refresh_tokens t
+join families f on f.id = t.family_id join devices d on d.id = f.device_id
+where t.hash = $1 and d.revoked_at is not null
 """
 
 _END_OTHERS = """

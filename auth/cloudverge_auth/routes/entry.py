@@ -67,7 +67,7 @@ def make_entry_routes(services: Services) -> APIRouter:
         """Sign in."""
         return _signed_in(services, await services.accounts.log_in(_credentials(request, body)))
 
-    @router.post("/v1/refresh", responses=refusals(401))
+    @router.post("/v1/refresh", responses=refusals(401, 403))
     async def refresh(body: bodies.Refresh) -> bodies.SignedIn:
         """Trade a refresh token for the next one and an access token."""
         return _signed_in(services, await signins.refresh(services.pool, body.refresh_token))

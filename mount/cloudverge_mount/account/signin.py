@@ -114,7 +114,11 @@ class SignIn:
         if known.refresh_token:
             try:
                 return await self._auth.refresh(known.refresh_token)
-            except Denied:
+            except Denied as error:
+                if error.code == Code.FORBIDDEN:  # a password at hand must not undo that
+                    raise Denied(
+                        Code.FORBIDDEN, f"{error.message}: cv login signs {known.user} in again"
+                    ) from None
                 if not known.password:
                     raise self._signed_out(known) from None
                 return await self._auth.sign_in(known.user, known.password, self._device)
