@@ -6,20 +6,22 @@ import pydantic
 
 from cloudverge_protocol.ids import ID_MAX
 
+_NO_NUL = r"^[^\x00]*$"  # which the database cannot keep
+Text255 = Annotated[str, pydantic.Field(max_length=255, pattern=_NO_NUL)]
 Bytes64 = Annotated[int, pydantic.Field(ge=0, le=ID_MAX)]
 
 
 class RegisterBody(pydantic.BaseModel):
     """A chunkserver introduces itself."""
 
-    server_uuid: Annotated[str, pydantic.Field(min_length=8, max_length=64)]
-    host: Annotated[str, pydantic.Field(min_length=1, max_length=255)]
+    server_uuid: Annotated[str, pydantic.Field(min_length=8, max_length=64, pattern=_NO_NUL)]
+    host: Annotated[str, pydantic.Field(min_length=1, max_length=255, pattern=_NO_NUL)]
     frame_port: Annotated[int, pydantic.Field(ge=1, le=65535)]
-    http_url: Annotated[str, pydantic.Field(max_length=1024)]
-    receipt_key: Annotated[str, pydantic.Field(max_length=128)]
+    http_url: Annotated[str, pydantic.Field(max_length=1024, pattern=_NO_NUL)]
+    receipt_key: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9+/_-]{43}=?$")]  # 32 bytes in base64
     capacity_bytes: Bytes64
     free_bytes: Bytes64
-    rack: Annotated[str, pydantic.Field(max_length=255)] = ""
+    rack: Text255 = ""
     cluster: str = ""
 
 

@@ -161,6 +161,11 @@ def _html(status: int, page: bytes, more: dict[str, str] | None = None) -> Respo
     return Response(page, status, {**HEADERS, **(more or {})}, media_type="text/html")
 
 
+def absent_page() -> Response:
+    """The one answer to whatever opens nothing."""
+    return _html(404, ABSENT)
+
+
 def _busy() -> Response:
     page = trouble_page("Busy", "Many downloads are under way here. Try again in a moment.")
     return _html(503, page, {"Retry-After": str(BUSY_AFTER_S)})
@@ -169,7 +174,7 @@ def _busy() -> Response:
 def _trouble(error: CloudVergeError) -> Response:
     """The page of an error; all that opens nothing looks the same."""
     if error.code in _ABSENT:
-        return _html(404, ABSENT)
+        return absent_page()
     if error.code == Code.BUSY:
         wait_s = max(1, round(error.retry_after_s))
         page = trouble_page("Too many attempts", f"Wait {wait_s} seconds, then try again.")

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cloudverge_auth.tokens import Identity
 from cloudverge_metaserver.auditlog import AuditLog
 from cloudverge_metaserver.cluster import Cluster
-from cloudverge_metaserver.gateway import LinkGateway
+from cloudverge_metaserver.gateway import LinkGateway, absent_page
 from cloudverge_metaserver.paths import Paths
 from cloudverge_metaserver.peopleroutes import make_people_routes
 from cloudverge_metaserver.publicroutes import LINK, LINK_FILE, make_public_routes
@@ -62,15 +62,19 @@ class _RequireJoin:
 
 
 class _LimitStrangers:
-    """Small bodies and little patience for who needs no token."""
+    """Small bodies and little patience for who needs no token; what can be no link's path gets no further."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._strict = LimitBody(app, limit_bytes=STRANGERS_BODY_BYTES, within_s=STRANGERS_BODY_WITHIN_S)
         self._app = LimitBody(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        strict = scope["type"] == "http" and scope["path"].startswith(LINKS)
-        await (self._strict if strict else self._app)(scope, receive, send)
+        if scope["type"] != "http" or not scope["path"].startswith(LINKS):
+            await self._app(scope, receive, send)
+        elif scope["path"].isprintable():
+            await self._strict(scope, receive, send)
+        else:
+            await absent_page()(scope, receive, send)
 
 
 def make_api(cluster: Cluster, people: ForPeople) -> FastAPI:

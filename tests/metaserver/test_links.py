@@ -128,7 +128,15 @@ async def test_whatever_opens_nothing_looks_the_same(browser, auth, running, sha
     removed, ended, spent = share(ino + 1000), share(ino), share(ino, left=0)
     auth.ended.append(auth.links[ended[3:]].id)
     folder = share(1)
-    paths = ["/l/" + secrets.token_urlsafe(24), "/l/short", "/l/", "/l/a/b/c", "/l/%2e%2e/v1/status"]
+    paths = [
+        "/l/" + secrets.token_urlsafe(24),
+        "/l/short",
+        "/l/",
+        "/l/a/b/c",
+        "/l/%2e%2e/v1/status",
+        "/l/a%0Ab",
+        "/l/%00",
+    ]
     paths += [path + tail for path in (removed, ended, spent, folder) for tail in ("", "/file")]
     seen = {}
     for path in paths:
