@@ -9,6 +9,7 @@ import time
 
 import httpx
 import pytest
+import trustme
 
 PASSWORD = "correct horse battery"
 
@@ -77,6 +78,48 @@ def test_auth_waits_for_a_database_that_is_still_starting(start, postgres, monke
         assert process.wait(10) == 0
     finally:
         postgres.start()
+
+
+def secret_file(path, text):
+    path.touch(0o600)
+    path.write_text(text)
+    return str(path)
+
+
+def test_auth_takes_its_secrets_from_files_and_says_none_of_them(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLOUDVERGE_LOG", "debug")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    join, invite, key = "j" * 40, "i" * 40, authority.private_key_pem.bytes().decode()
+    process, ready = start(
+        "--join-token-file", secret_file(tmp_path / "join", join),
+        "--admin-invite-file", secret_file(tmp_path / "invite", invite),
+        "--ca-key-file", secret_file(tmp_path / "ca.key", key),
+        "--tls-ca", str(tmp_path / "ca.pem"),
+        "--metaserver", "127.0.0.1:7001",
+        "--metaserver-url", "http://127.0.0.1:7002",
+    )  # fmt: skip
+    with httpx.Client(base_url=ready["http"]) as http:
+        credentials = {"user": "ann", "password": PASSWORD, "device": "laptop", "invite": invite}
+        signed_in = http.post("/v1/signup", json=credentials).json()
+        http.headers["authorization"] = f"Bearer {signed_in['access_token']}"
+        assert http.get("/v1/whoami").json()["admin"]
+        ticket = http.post("/v1/tickets", json={}).json()
+        assert (ticket["metaserver"], ticket["metaserver_url"]) == ("127.0.0.1:7001", "http://127.0.0.1:7002")
+        http.headers["authorization"] = f"Bearer {join}"
+        assert http.get("/v1/revocations").json() == {"spaces": {}, "links": [], "deleted": []}
+    process.terminate()
+    _, said = process.communicate(timeout=20)
+    assert "an administrator invitation was taken in" in said
+    for secret in (
+        join,
+        invite,
+        PASSWORD,
+        signed_in["refresh_token"],
+        signed_in["access_token"],
+        key.split("\n")[1],
+    ):
+        assert secret not in said
 
 
 def test_auth_refuses_a_public_address_without_tls(start):

@@ -1,5 +1,8 @@
 """Whatever takes a right away raises the space's epoch in the same transaction, and servers are told."""
 
+import asyncio
+import random
+
 import pytest
 
 from cloudverge_auth import epochs
@@ -147,3 +150,88 @@ async def test_without_a_join_token_no_token_is_one(auth, scene):
     for token in ("", "x", auth.join_token):
         answer = await auth.http.get("/v1/revocations", headers={"authorization": f"Bearer {token}"})
         assert answer.status_code == 401
+
+
+RACES = {
+    "a member is removed": ("ann", "DELETE", "/v1/spaces/{team}/members/bob", {}, "bob", {"space": "crew"}),
+    "a member's device is revoked": ("bob", "DELETE", "/v1/devices/{device}", {}, "bob", {"space": "crew"}),
+    "a member is disabled": ("eve", "PATCH", "/v1/admin/users/bob", {"disabled": True}, "bob", {"space": "crew"}),
+    "a grant ends": ("bob", "DELETE", "/v1/grants/{grant}", {}, "cat", {"grant": "grant"}),
+    "a grantee's device is revoked": ("cat", "DELETE", "/v1/devices/{device}", {}, "cat", {"grant": "grant"}),
+    "a giver is lowered": (
+        "ann", "PATCH", "/v1/spaces/{team}/members/bob", {"role": "reader"}, "cat", {"grant": "grant"},
+    ),
+    "the space is deleted": ("ann", "DELETE", "/v1/spaces/{team}", {}, "cat", {"grant": "grant"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", RACES)
+async def test_no_ticket_that_is_asked_for_meanwhile_is_of_the_new_epoch(auth, scene, what):
+    """So servers that know the new epoch refuse every ticket that was given before the end, or at that moment."""
+    people, spaces, ids = scene
+    who, method, path, body, holder, wanted = RACES[what]
+    wanted = {name: ids.get(value, value) for name, value in wanted.items()}
+    path = path.format(**ids, team=spaces["team"], device=people[who].device)
+
+    async def end_it():
+        await asyncio.sleep(0.02)
+        await people[who].do(method, path, **body)
+
+    given = []
+
+    async def keep_asking():
+        while True:
+            answer = await people[holder].ask("POST", "/v1/tickets", **wanted)
+            if answer.status_code != 200:
+                break
+            given.append(auth.read(answer.json()).membership_epoch)
+
+    await asyncio.gather(end_it(), *(keep_asking() for _ in range(6)))
+    assert given
+    assert max(given) < await auth.epoch(spaces["team"])
+
+
+async def test_rights_changed_by_many_at_once_block_nobody_for_good(auth, scene):
+    """Every transaction locks in one order: users, spaces by id, then the ends of the logs."""
+    people, spaces, _ = scene
+    names = ("ann", "bob", "cat", "dan", "fay")
+    for name in names[1:]:
+        await people["ann"].ask("POST", f"/v1/spaces/{spaces['team']}/members", user=name, role="owner")
+        await people["ann"].ask("PATCH", f"/v1/spaces/{spaces['team']}/members/{name}", role="owner")
+    other = await people["bob"].team("other", **dict.fromkeys(("ann", "cat", "dan", "fay"), "owner"))
+    rng, seen = random.Random(3), []
+
+    async def act(name):
+        user = people[name]
+        for _ in range(12):
+            space, target = rng.choice((spaces["team"], other)), rng.choice(names)
+            phone = await auth.post("/v1/login", user=name, password=PASSWORDS["old"], device="phone")
+            device = phone.json().get("device_id", 1)
+            method, path, body = rng.choice(
+                (
+                    ("DELETE", f"/v1/devices/{device}", {}),
+                    ("POST", "/v1/password", {"old": PASSWORDS["old"], "new": PASSWORDS["old"]}),
+                    ("POST", "/v1/grants", {"space": space, "root": 5, "path": "x", "to": target}),
+                    ("POST", "/v1/grants", {"space": space, "root": 5, "path": "x", "label": "c"}),
+                    (
+                        "PATCH",
+                        f"/v1/spaces/{space}/members/{target}",
+                        {"role": rng.choice(("owner", "editor"))},
+                    ),
+                    ("POST", "/v1/spaces", {"name": str(rng.random())}),
+                )
+            )
+            answer = await user.ask(method, path, **body)
+            seen.append((answer.status_code, method, path, answer.text))
+
+    async def disable():
+        for number in range(12):
+            await people["eve"].do("PATCH", "/v1/admin/users/fay", disabled=number % 2 == 0)
+
+    await asyncio.gather(disable(), *(act(name) for name in names))
+    assert [each for each in seen if each[0] >= 500] == []
+    assert sum(each[0] < 300 for each in seen) > 15
+    for space in (spaces["team"], other):
+        assert (await people["ann"].ask("GET", f"/v1/spaces/{space}/members")).status_code in (200, 404)
+    log = await people["eve"].get("/v1/admin/log")
+    assert log["intact"]

@@ -162,6 +162,12 @@ class TestSigningKeys:
         await auth.services.keys.load()
         assert auth.services.keys.signer.kid == new
         assert await ann.is_in()
+        await self.pass_time(auth.services.pool, RETIRED_FOR.total_seconds())
+        await auth.services.keys.load()
+        assert set(auth.services.keys.ring.to_public()) == {new}  # by now her access token has run out too
+        ann.take((await auth.post("/v1/refresh", refresh_token=ann.refresh)).json())
+        assert await ann.is_in()
+        assert (await ticket_of(auth, ann)).user == ann.id
 
     async def test_keys_in_memory_outlive_a_database_that_is_away(self, auth, postgres):
         keys: SigningKeys = auth.services.keys

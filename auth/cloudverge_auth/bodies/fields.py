@@ -19,12 +19,13 @@ def _not_dots(name: str) -> str:
 
 UserName = Annotated[str, Field(pattern=NAME_PATTERN), AfterValidator(_not_dots)]
 SpaceName = Annotated[
-    str, Field(pattern=r"^[^\x00-\x1f\x7f/]+$", min_length=1, max_length=64), AfterValidator(_not_dots)
+    str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f/]+$", min_length=1, max_length=64), AfterValidator(_not_dots)
 ]
 Password = Annotated[SecretStr, Field(min_length=8, max_length=1024)]
-Label = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=64)]
-SomeLabel = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", min_length=1, max_length=64)]
-FilePath = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=4096)]
+HostName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=255)]
+Label = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=64)]
+SomeLabel = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]+$", min_length=1, max_length=64)]
+FilePath = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=4096)]
 Secret = Annotated[SecretStr, Field(max_length=1024)]
 Id = Annotated[int, Field(ge=1, le=ID_MAX)]
 Quota = Annotated[int, Field(ge=0, le=ID_MAX)]

@@ -14,7 +14,7 @@ class TicketFor(Body):
     """Which space: its id, its name, or "" for the caller's first. With a ``grant`` to the caller: what that gives."""
 
     space: Id | Label = ""
-    grant: Annotated[int, Field(ge=0, le=ID_MAX)] = 0
+    grant: Annotated[int, Field(ge=0, le=ID_MAX)] | None = None
 
 
 class Machine(Body):

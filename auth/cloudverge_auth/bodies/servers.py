@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from cloudverge_auth.bodies.fields import Body, Label, Secret
+from cloudverge_auth.bodies.fields import Body, HostName, Secret
 
 HOST_PATTERN = r"^[0-9A-Za-z.:-]+$"
 _LABEL = re.compile(r"[0-9A-Za-z]([0-9A-Za-z-]{0,61}[0-9A-Za-z])?")
@@ -46,7 +46,7 @@ class Enrol(Body):
     code: Secret
     csr: Annotated[str, Field(max_length=16_384)]
     host: Host
-    name: Label = ""
+    name: HostName = ""
 
 
 class Enrolled(BaseModel):
