@@ -1,11 +1,13 @@
 """The oplog as a session confined to a sub-tree may see it: what touches its files, as it looks from inside. Pure.
 
-A move in is a new name, a move out a name less, a name made or taken outside a change of the inode; the rest is
-silence. Which inodes are inside is told as of now, so what had happened to a folder before it was moved in would be
-shown as if it had always been here: then there is no telling, and the reader has to start afresh (``Resync``).
+A move out is a name less, a name made, moved or taken outside a change of the inode; the rest is silence. Which
+inodes are inside is told as of now, so ``entries`` must reach until now: what had happened to a folder before it was
+moved in would be shown as if it had always been here. Then there is no telling, and the reader has to start afresh
+(``Resync``). A file that was given a name here may have been elsewhere until then: what happened to it before is not
+shown, and the reader learns of it by that name.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -29,14 +31,19 @@ class Resync(Exception):
     """The feed cannot tell what happened: the namespace must be read anew."""
 
 
-def filtered(entries: Iterable[LogEntry], inside: Collection[InodeId], scope: Scope) -> list[LogEntry]:
-    """The entries that touch what is ``inside``, in the numbers of ``scope``; raises Resync."""
+def filtered(entries: Sequence[LogEntry], inside: Collection[InodeId], scope: Scope) -> list[LogEntry]:
+    """The entries that touch what is ``inside``, in the numbers of ``scope``; raises Resync.
+
+    An entry that touches two inodes by names outside comes twice, once for each.
+    """
     shown: list[LogEntry] = []
-    for entry in entries:
-        op = _seen(entry.op, inside)
-        if op is not None:
-            shown.append(replace(entry, op=scope.outward_op(op)))
-    return shown
+    linked: set[InodeId] = set()  # given a name here later than the entry looked at
+    for entry in reversed(entries):
+        seen = tuple(_seen(entry.op, inside, lambda ino: ino in inside and ino not in linked))
+        shown += [replace(entry, op=scope.outward_op(op)) for op in reversed(seen)]
+        if isinstance(entry.op, Link) and entry.op.parent in inside:
+            linked.add(entry.op.ino)
+    return shown[::-1]
 
 
 def inodes_in(entries: Iterable[LogEntry]) -> set[InodeId]:
@@ -44,31 +51,39 @@ def inodes_in(entries: Iterable[LogEntry]) -> set[InodeId]:
     return {ino for entry in entries for ino in inodes_named(entry.op)}
 
 
-def _seen(op: Operation, inside: Collection[InodeId]) -> Operation | None:
+def _seen(
+    op: Operation, inside: Collection[InodeId], is_here: Callable[[InodeId], bool]
+) -> Iterator[Operation]:
     if isinstance(op, ChunkDone):
-        return None
+        return
     if isinstance(op, Rename):
-        return _seen_rename(op, inside)
-    if isinstance(op, CloneRange):
-        return _touch(op.dst, op.now_ns) if op.dst in inside else None
-    if isinstance(op, Create | Link | Unlink | Rmdir):
+        yield from _seen_rename(op, inside, is_here)
+    elif isinstance(op, CloneRange):
+        yield from _touched(op.now_ns, is_here, op.dst)
+    elif isinstance(op, Create | Link | Unlink | Rmdir):
         if op.parent in inside:
-            return op
-        return _touch(op.ino, op.now_ns) if op.ino in inside else None
-    return op if op.ino in inside else None
+            yield op
+        else:
+            yield from _touched(op.now_ns, is_here, op.ino)
+    elif is_here(op.ino):
+        yield op
 
 
-def _seen_rename(op: Rename, inside: Collection[InodeId]) -> Operation | None:
+def _seen_rename(
+    op: Rename, inside: Collection[InodeId], is_here: Callable[[InodeId], bool]
+) -> Iterator[Operation]:
     leaves, arrives = op.parent in inside, op.new_parent in inside
     if leaves and arrives:
-        return op
-    if arrives or (leaves and op.flags):
+        yield op
+    elif arrives or (leaves and op.flags):
         raise Resync
-    if leaves:
-        return Unlink(op.parent, op.name, op.ino, False, op.now_ns)
-    return None
+    elif leaves:
+        yield Unlink(op.parent, op.name, op.ino, False, op.now_ns)
+        yield from _touched(op.now_ns, is_here, op.target)
+    else:
+        yield from _touched(op.now_ns, is_here, op.ino, op.target)
 
 
-def _touch(ino: InodeId, now_ns: int) -> Setattr:
-    """The inode has changed, whatever it was."""
-    return Setattr(ino, now_ns)
+def _touched(now_ns: int, is_here: Callable[[InodeId], bool], *inodes: InodeId) -> Iterator[Setattr]:
+    """These have changed, whatever they were."""
+    return (Setattr(ino, now_ns) for ino in inodes if is_here(ino))

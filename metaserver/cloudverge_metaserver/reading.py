@@ -164,33 +164,48 @@ class Reading:
                 raise no_space()
             if not state["feed_from"] - 1 <= message.since <= state["seq"]:
                 raise resync(message.since)
-            entries: list[LogEntry] = []
-            size = 0
-            for seq, session, incarnation, number, op in await connection.fetch(
-                _FEED, message.space, message.since, limit
-            ):
-                size += len(op) + 40
-                if entries and size > FEED_BYTES:
-                    break
-                entries.append(
-                    LogEntry(seq, SessionId(session), Incarnation(incarnation), number, unpack_operation(op))
-                )
+            seq = Seq(state["seq"])
+            entries = await _history(connection, message, FEED_MAX if identity.is_confined else limit)
             if identity.is_confined:
-                return await _feed_within(connection, identity, message.since, Seq(state["seq"]), entries)
-        return FeedReply(Seq(state["seq"]), tuple(entries))
+                return await _feed_within(connection, identity, message.since, seq, entries, limit)
+        return FeedReply(seq, tuple(entries))
+
+
+async def _history(connection: Connection, message: Feed, limit: int) -> list[LogEntry]:
+    """The entries after a seq, as many as fit a reply."""
+    entries: list[LogEntry] = []
+    size = 0
+    for seq, session, incarnation, number, op in await connection.fetch(
+        _FEED, message.space, message.since, limit
+    ):
+        size += len(op) + 40
+        if entries and size > FEED_BYTES:
+            break
+        entries.append(
+            LogEntry(seq, SessionId(session), Incarnation(incarnation), number, unpack_operation(op))
+        )
+    return entries
 
 
 async def _feed_within(
-    connection: Connection, identity: Identity, since: Seq, seq: Seq, entries: list[LogEntry]
+    connection: Connection, identity: Identity, since: Seq, seq: Seq, entries: list[LogEntry], limit: int
 ) -> FeedReply:
-    """What of ``entries`` a confined session sees; a silent one stands for those left out at the end."""
+    """What of the first ``limit`` entries a confined session sees; a silent one stands for those left out at the end.
+
+    All until now are looked at, whatever the limit: a page of the past, told by what is inside now, would tell of
+    folders from before they were moved in. What is too long for that cannot be told.
+    """
+    if entries and entries[-1].seq < seq:
+        raise resync(since)
     found = await inside(connection, identity.space, identity.root, inodes_in(entries))
     try:
         shown = filtered(entries, found, Scope(identity.root))
     except Resync:
         raise resync(since) from None
-    if entries and (not shown or shown[-1].seq < entries[-1].seq):
-        shown.append(LogEntry(entries[-1].seq, SessionId(0), Incarnation(0), EntryNumber(0), SILENCE))
+    page = entries[:limit]
+    shown = [entry for entry in shown if entry.seq <= page[-1].seq]
+    if page and (not shown or shown[-1].seq < page[-1].seq):
+        shown.append(LogEntry(page[-1].seq, SessionId(0), Incarnation(0), EntryNumber(0), SILENCE))
     return FeedReply(seq, tuple(shown))
 
 

@@ -1,0 +1,91 @@
+"""Sessions that are confined to a sub-tree, on real PostgreSQL: nothing outside exists for them, in any request."""
+
+import pytest
+
+from cloudverge_protocol.errors import CloudVergeError, Code
+from cloudverge_protocol.messages import Feed
+from cloudverge_protocol.operations import Link, Rename, Setattr, Setxattr, Unlink
+
+pytestmark = pytest.mark.anyio
+NOW_NS = 1_700_000_000_000_000_000
+GRANT = 7
+
+
+async def refused(coroutine) -> CloudVergeError:
+    with pytest.raises(CloudVergeError) as caught:
+        await coroutine
+    return caught.value
+
+
+async def make(mount, parent, name, mode=0o100644, **more):
+    op = mount.create(parent, name, mode, **more)
+    assert (await mount.do(op)).refused_code == 0
+    return op.ino
+
+
+async def folder(mount, parent, name):
+    return await make(mount, parent, name, 0o40755)
+
+
+def move(mount, parent, name, new_parent, new_name, ino, target=0, **more):
+    dentry = next(mount.ids)
+    return Rename(
+        parent, name, new_parent, new_name, ino, target, 0, more.get("keep", False), dentry, 0, NOW_NS
+    )
+
+
+@pytest.fixture
+async def shared(mount) -> int:
+    """The folder that has been given away."""
+    return await folder(mount, 1, b"shared")
+
+
+@pytest.fixture
+def guest(shared, make_identity):
+    """A caller who was given it, to read and write."""
+    return make_identity(user=2, device=2, role="editor", grant=GRANT, root=shared)
+
+
+async def feed(world, who, since, limit=2000):
+    return [entry.op for entry in (await world.reading.feed(who, Feed(1, since, limit))).entries]
+
+
+async def test_the_past_of_a_folder_is_not_told_in_pages_that_end_before_it_was_moved_in(
+    world, mount, shared, guest
+):
+    private = await folder(mount, 1, b"private")
+    secret = await make(mount, private, b"secret name")
+    await mount.do(Unlink(private, b"secret name", secret, False, NOW_NS))
+    await mount.do(move(mount, 1, b"private", shared, b"now public", private))
+    for since in range(5):
+        assert (await refused(world.reading.feed(guest, Feed(1, since, 1)))).code == Code.RESYNC
+    assert await feed(world, guest, 5) == []
+
+
+async def test_the_past_of_a_file_is_not_told_in_pages_that_end_before_it_was_linked_in(
+    world, mount, shared, guest
+):
+    file = await make(mount, 1, b"secret name")
+    await mount.do(Setxattr(file, b"user.secret", b"value", 0, NOW_NS))
+    link = Link(file, shared, b"public", next(mount.ids), NOW_NS)
+    await mount.do(link)
+    told = [await feed(world, guest, since, 1) for since in range(1, 4)]
+    assert [op for page in told[:2] for op in page if hasattr(op, "ino")] == []
+    assert told[2] == [Link(file, 1, b"public", link.dentry, NOW_NS)]
+
+
+async def test_a_history_too_long_to_be_looked_at_is_not_told(world, mount, shared, guest, monkeypatch):
+    monkeypatch.setattr("cloudverge_metaserver.reading.FEED_MAX", 3)
+    for name in (b"a", b"b", b"c"):
+        await make(mount, shared, name)
+    assert len(await feed(world, guest, 1)) == 3
+    assert (await refused(world.reading.feed(guest, Feed(1, 0)))).code == Code.RESYNC
+
+
+async def test_a_rename_elsewhere_over_another_name_of_a_file_here_is_told(world, mount, shared, guest):
+    file = await make(mount, shared, b"file")
+    await mount.do(Link(file, 1, b"other name", next(mount.ids), NOW_NS))
+    other = await make(mount, 1, b"other")
+    since = await world.value("select seq from meta.spaces")
+    await mount.do(move(mount, 1, b"other", 1, b"other name", other, file))
+    assert await feed(world, guest, since) == [Setattr(file, NOW_NS)]
