@@ -86,10 +86,9 @@ class Confinement:
         """Refuse an operation on anything outside."""
         if isinstance(op, ChunkDone):
             return
-        for ino in inodes_named(op):
-            is_new = isinstance(op, Create) and ino == op.ino
-            if not is_new and not self._holds(ino):
-                raise not_here()
+        named = [op.parent] if isinstance(op, Create) else inodes_named(op)  # what it makes is not there yet
+        if not all(map(self._holds, named)):
+            raise not_here()
 
     def _holds(self, ino: InodeId) -> bool:
         return ino == self.root or self.names.get(ino, 0) > 0 or ino in self.own

@@ -4,7 +4,7 @@ import pytest
 
 from cloudverge_protocol.errors import CloudVergeError, Code
 from cloudverge_protocol.messages import Feed
-from cloudverge_protocol.operations import Link, Rename, Setattr, Setxattr, Unlink
+from cloudverge_protocol.operations import Create, Link, Rename, Setattr, Setxattr, Unlink
 
 pytestmark = pytest.mark.anyio
 NOW_NS = 1_700_000_000_000_000_000
@@ -89,3 +89,46 @@ async def test_a_rename_elsewhere_over_another_name_of_a_file_here_is_told(world
     since = await world.value("select seq from meta.spaces")
     await mount.do(move(mount, 1, b"other", 1, b"other name", other, file))
     assert await feed(world, guest, since) == [Setattr(file, NOW_NS)]
+
+
+@pytest.fixture
+async def visit(world, mount, guest):
+    """Takes the space over for the guest; his mount."""
+
+    async def come():
+        await world.sessions.close(mount.who, mount.ref)
+        return await world.open(guest)
+
+    return come
+
+
+async def back(world, visitor, owner):
+    """The space for its owner again."""
+    await world.sessions.close(visitor.who, visitor.ref)
+    return await world.open(owner.who, owner.cache_id)
+
+
+NOT_HERE = (Code.NOT_FOUND, "there is no such file in what you were given")
+
+
+async def answer(visitor, *ops):
+    """Code and words for the last operation, which must be refused."""
+    reply = await visitor.do(*ops)
+    assert (len(reply.seqs), reply.refused_number > 0) == (len(ops) - 1, True)
+    return reply.refused_code, reply.refused_message
+
+
+async def test_names_in_a_folder_that_was_moved_out_cannot_be_found_by_making_it_in_itself(
+    world, mount, visit
+):
+    visitor = await visit()
+    made = await folder(visitor, 1, b"mine")
+    owner = await back(world, visitor, mount)
+    shared = visitor.who.root
+    await owner.do(move(owner, shared, b"mine", 1, b"taken away", made))
+    await make(owner, made, b"secret")
+    await world.sessions.close(owner.who, owner.ref)
+    visitor = await world.open(visitor.who, visitor.cache_id)
+    for name in (b"secret", b"something else"):
+        in_itself = Create(made, name, made, next(visitor.ids), 0o100644, 0, 0, NOW_NS)
+        assert await answer(visitor, in_itself) == NOT_HERE
