@@ -182,7 +182,7 @@ class Applier:
     def _note(self, op: Operation) -> None:
         """What else the transaction has to write for ``op``; nothing after this may refuse it."""
         if self._confinement is not None:
-            self._confinement.applied(op)
+            self._confinement.applied(op, self._ws.is_orphan)
         if isinstance(op, Write):
             ends = self.result.ends
             for extent in op.extents:

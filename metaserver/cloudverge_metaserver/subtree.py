@@ -7,7 +7,7 @@ counts. What a session has open without a name is its own.
 Nothing is remembered between transactions; nothing here changes a row.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -93,18 +93,18 @@ class Confinement:
     def _holds(self, ino: InodeId) -> bool:
         return ino == self.root or self.names.get(ino, 0) > 0 or ino in self.own
 
-    def applied(self, op: Operation) -> None:
+    def applied(self, op: Operation, is_orphan: Callable[[InodeId], bool]) -> None:
         """Count what an operation that was applied did to names inside."""
         if isinstance(op, Create | Link):
             self.names[op.ino] = self.names.get(op.ino, 0) + 1
         elif isinstance(op, Unlink | Rmdir):
-            self._lost(op.ino, op.keep)
+            self._lost(op.ino, is_orphan)
         elif isinstance(op, Rename) and op.target not in (0, op.ino) and not op.flags & RENAME_EXCHANGE:
-            self._lost(op.target, op.keep)
+            self._lost(op.target, is_orphan)
 
-    def _lost(self, ino: InodeId, keep: bool) -> None:
+    def _lost(self, ino: InodeId, is_orphan: Callable[[InodeId], bool]) -> None:
         self.names[ino] = self.names.get(ino, 0) - 1
-        if keep and self.names[ino] <= 0:
+        if is_orphan(ino):
             self.own.add(ino)
 
 

@@ -4,7 +4,15 @@ import pytest
 
 from cloudverge_protocol.errors import CloudVergeError, Code
 from cloudverge_protocol.messages import Feed
-from cloudverge_protocol.operations import Create, Link, Rename, Setattr, Setxattr, Unlink
+from cloudverge_protocol.operations import (
+    Create,
+    Link,
+    Reap,
+    Rename,
+    Setattr,
+    Setxattr,
+    Unlink,
+)
 
 pytestmark = pytest.mark.anyio
 NOW_NS = 1_700_000_000_000_000_000
@@ -132,3 +140,26 @@ async def test_names_in_a_folder_that_was_moved_out_cannot_be_found_by_making_it
     for name in (b"secret", b"something else"):
         in_itself = Create(made, name, made, next(visitor.ids), 0o100644, 0, 0, NOW_NS)
         assert await answer(visitor, in_itself) == NOT_HERE
+
+
+async def test_a_file_that_lost_its_last_name_here_but_has_one_elsewhere_is_outside_at_once(
+    world, mount, shared, visit
+):
+    file = await make(mount, shared, b"file")
+    await mount.do(Link(file, 1, b"other name", next(mount.ids), NOW_NS))
+    visitor = await visit()
+    gone = Unlink(1, b"file", file, True, NOW_NS)
+    assert await answer(visitor, gone, Setattr(file, NOW_NS, mode=0o777)) == NOT_HERE
+    assert await answer(visitor, Setattr(file, NOW_NS, mode=0o777)) == NOT_HERE
+
+
+async def test_a_file_without_a_name_is_for_who_has_it_open(world, mount, shared, visit):
+    file = await make(mount, shared, b"file")
+    foreign = await make(mount, shared, b"foreign")
+    await mount.do(Unlink(shared, b"foreign", foreign, True, NOW_NS))
+    visitor = await visit()
+    done = await visitor.do(Unlink(1, b"file", file, True, NOW_NS), Setattr(file, NOW_NS))
+    assert done.refused_code == 0
+    assert (await visitor.do(Setattr(file, NOW_NS))).refused_code == 0
+    assert await answer(visitor, Setattr(foreign, NOW_NS)) == NOT_HERE
+    assert (await visitor.do(Reap(file))).refused_code == 0
