@@ -2,7 +2,7 @@
 
 An inode lies below a folder if one of its names leads there: a file with several names is reached by each of them,
 so one inside is enough, and one that was moved out or lost its inner names is outside at once. The root itself
-counts. What a session has open without a name is its own.
+counts, unless it has been removed. What a session has open without a name is its own.
 
 Nothing is remembered between transactions; nothing here changes a row.
 """
@@ -38,6 +38,7 @@ _FOLDERS_INSIDE: Final = """
         ) d
         where up.at <> $3
     ) select distinct ino from up where at = $3
+        and exists (select from meta.inodes where space = $1 and ino = $3 and nlink > 0)
 """
 _PARENTS: Final = """
     select k.ino, d.parent from unnest($2::bigint[]) k(ino)
@@ -78,8 +79,9 @@ async def inside(
 class Confinement:
     """What a batch of a confined session may touch; kept up to date while its operations are applied."""
 
-    root: InodeId
-    names: dict[InodeId, int] = field(default_factory=dict)  # how many names inside each known inode has
+    names: dict[InodeId, int] = field(
+        default_factory=dict
+    )  # how many names inside each known inode has; the root: 1
     own: set[InodeId] = field(default_factory=set)  # open here without a name
 
     def check(self, op: Operation) -> None:
@@ -91,7 +93,7 @@ class Confinement:
             raise not_here()
 
     def _holds(self, ino: InodeId) -> bool:
-        return ino == self.root or self.names.get(ino, 0) > 0 or ino in self.own
+        return self.names.get(ino, 0) > 0 or ino in self.own
 
     def applied(self, op: Operation, is_orphan: Callable[[InodeId], bool]) -> None:
         """Count what an operation that was applied did to names inside."""
@@ -113,12 +115,14 @@ async def confinement_of(
 ) -> Confinement:
     """What of ``ops`` lies inside now; the space's lock must be held."""
     space, root = identity.space, identity.root
-    confined = Confinement(root)
+    confined = Confinement()
     wanted = {ino for op in ops for ino in inodes_named(op) if 0 < ino <= ID_MAX}
     if not wanted:
         return confined
     pairs = [(row[0], row[1]) for row in await connection.fetch(_PARENTS, space, list(wanted))]
-    folders = await inside(connection, space, root, {InodeId(parent) for _, parent in pairs})
+    folders = await inside(connection, space, root, {root, *(InodeId(parent) for _, parent in pairs)})
+    if root in folders:
+        confined.names[root] = 1
     for ino, parent in pairs:
         if parent in folders:
             confined.names[InodeId(ino)] = confined.names.get(InodeId(ino), 0) + 1

@@ -3,12 +3,14 @@
 import pytest
 
 from cloudverge_protocol.errors import CloudVergeError, Code
-from cloudverge_protocol.messages import Feed
+from cloudverge_protocol.messages import Feed, Load
 from cloudverge_protocol.operations import (
+    ChunkDone,
     Create,
     Link,
     Reap,
     Rename,
+    Rmdir,
     Setattr,
     Setxattr,
     Unlink,
@@ -163,3 +165,20 @@ async def test_a_file_without_a_name_is_for_who_has_it_open(world, mount, shared
     assert (await visitor.do(Setattr(file, NOW_NS))).refused_code == 0
     assert await answer(visitor, Setattr(foreign, NOW_NS)) == NOT_HERE
     assert (await visitor.do(Reap(file))).refused_code == 0
+
+
+async def test_nothing_is_in_a_folder_that_was_removed_even_while_it_is_open(world, mount, shared, guest):
+    await mount.do(Rmdir(1, b"shared", shared, True, NOW_NS))
+    await world.sessions.close(mount.who, mount.ref)
+    load = Load(1, (1, shared), (), ((1, 0),), (1,))
+    assert (await world.reading.load(guest, load)).inodes == ()
+    assert await feed(world, guest, 1) == [ChunkDone(0)]
+    assert (await refused(world.open(guest))).code == Code.NOT_FOUND
+
+
+async def test_a_session_from_before_its_folder_was_removed_reaches_nothing(
+    world, mount, shared, visit, guest
+):
+    visitor = await visit()
+    await world.sql("update meta.inodes set nlink = 0 where ino = $1", shared)
+    assert await answer(visitor, Setattr(1, NOW_NS, mode=0o700)) == NOT_HERE
