@@ -81,7 +81,8 @@ async def _commit_confined(database: Database, identity: Identity, batch: Batch)
         batch, entries=tuple(replace(entry, op=scope.inward_op(entry.op)) for entry in batch.entries)
     )
     kept, applied = await _commit(database, None, identity, batch)
-    return _reply(applied, kept.who.used_bytes)
+    reply = _reply(applied, kept.who.used_bytes)
+    return replace(reply, refused_message=scope.words(reply.refused_message))
 
 
 async def _commit(

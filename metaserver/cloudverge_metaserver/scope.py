@@ -7,6 +7,7 @@ the real number of its root means nothing (``NOTHING``, an id that no inode ever
 This hides, it does not protect: whether an inode lies below the root is asked of the database (``subtree``).
 """
 
+import re
 from collections.abc import Iterable
 from typing import Final, TypeVar
 
@@ -18,6 +19,9 @@ from cloudverge_protocol.messages import Folder
 from cloudverge_protocol.operations import Operation, Rename
 
 NOTHING: Final = InodeId(ID_MAX)
+_NUMBERS: Final = re.compile(
+    r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|\d+"""
+)  # but not in quoted names
 _FIELDS: Final = ("parent", "ino", "new_parent", "src", "dst")
 
 Op = TypeVar("Op", bound=Operation)
@@ -49,6 +53,13 @@ class Scope:
     def outward(self, ino: InodeId) -> InodeId:
         """The number by which the session knows this inode."""
         return ROOT_INODE if ino == self.root else ino
+
+    def words(self, text: str) -> str:
+        """A message to be shown: where it names the root, or what means nothing, the number that the session said."""
+        if self._is_whole:
+            return text
+        said = {str(self.root): str(ROOT_INODE), str(NOTHING): str(self.root)}
+        return _NUMBERS.sub(lambda found: said.get(found[0], found[0]), text)
 
     def inward_op(self, op: Op) -> Op:
         """An operation as it is meant."""

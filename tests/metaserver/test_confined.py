@@ -182,3 +182,16 @@ async def test_a_session_from_before_its_folder_was_removed_reaches_nothing(
     visitor = await visit()
     await world.sql("update meta.inodes set nlink = 0 where ino = $1", shared)
     assert await answer(visitor, Setattr(1, NOW_NS, mode=0o700)) == NOT_HERE
+
+
+async def test_a_refusal_names_the_root_by_the_number_the_session_knows(world, mount, shared, visit):
+    visitor = await visit()
+    file = await make(visitor, 1, b"file")
+    assert await answer(visitor, visitor.create(1, b"file")) == (Code.EXISTS, "'file' exists in folder 1")
+    code, words = await answer(visitor, Unlink(1, b"file", 1, False, NOW_NS))
+    assert (code, words) == (Code.STALE, f"'file' in folder 1 is inode {file} now, not 1")
+    for said in (1, shared, 1 << 40):
+        op = Create(1, b"new", said, next(visitor.ids), 0o100644, 0, 0, NOW_NS)
+        code, words = await answer(visitor, op)
+        assert code == Code.INVALID
+        assert f"the id {said} " in words

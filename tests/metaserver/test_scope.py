@@ -120,6 +120,19 @@ def test_what_the_root_lies_in_is_not_shown():
     assert scope.folder(Folder(FOLDER, 0, True, names[1:])).ino == FOLDER
 
 
+def test_a_message_has_the_sessions_numbers_and_leaves_names_alone():
+    words = Scope(5000).words
+    assert words("there is no '5000' in folder 5000") == "there is no '5000' in folder 1"
+    assert (
+        words("""'it\\'s 5000' is inode 50001 now, not 5000""")
+        == """'it\\'s 5000' is inode 50001 now, not 1"""
+    )
+    assert words(""""it's 5000" in folder 5000""") == """"it's 5000" in folder 1"""
+    assert words(f"the id {NOTHING} was not given") == "the id 5000 was not given"
+    assert words("this session's folder 5000 isn't 5000") == "this session's folder 1 isn't 1"
+    assert Scope(1).words("folder 5000") == "folder 5000"
+
+
 # --- the oplog --------------------------------------------------------------------------------------------
 
 
