@@ -17,7 +17,7 @@ from cloudverge_metaserver.durability import ChunkState, ReplicaState
 from cloudverge_metaserver.packing import unpack_extents
 from cloudverge_metaserver.rows import Connection
 from cloudverge_metaserver.scope import Scope
-from cloudverge_metaserver.subtree import inside
+from cloudverge_metaserver.subtree import readable
 from cloudverge_metaserver.tickets import TicketDesk
 from cloudverge_protocol.errors import Code, ProtocolFault
 from cloudverge_protocol.extents import clip
@@ -63,7 +63,7 @@ class RangeTickets:
         scope = Scope(identity.root)
         wanted = [Span(scope.inward(span.ino), span.offset, span.length) for span in spans if _is_sane(span)]
         async with self._database.snapshot() as connection:
-            found = await inside(connection, identity.space, identity.root, (span.ino for span in wanted))
+            found = await readable(connection, identity, (span.ino for span in wanted))
             extents = await _extents(
                 connection, identity.space, [span for span in wanted if span.ino in found]
             )

@@ -17,7 +17,7 @@ from cloudverge_metaserver.filtering import Resync, filtered, inodes_in
 from cloudverge_metaserver.packing import unpack_extents, unpack_operation
 from cloudverge_metaserver.rows import DENTRY, INODE, INODE_FIELDS, Connection, dentry_of, inode_of
 from cloudverge_metaserver.scope import Scope
-from cloudverge_metaserver.subtree import check_root, inside
+from cloudverge_metaserver.subtree import check_root, inside, readable
 from cloudverge_metaserver.treewalk import (
     BUDGET_MAX,
     EXTENTS_AT_MOST,
@@ -241,7 +241,7 @@ async def _load_within(connection: Connection, identity: Identity, message: Load
         *(parent for parent, _ in message.dentries),
         *(ino for ino, _ in message.regions),
     }
-    found = await inside(connection, identity.space, identity.root, named)
+    found = await readable(connection, identity, named)
     return replace(
         message,
         inodes=tuple(ino for ino in message.inodes if ino in found),

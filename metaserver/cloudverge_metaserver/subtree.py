@@ -48,6 +48,11 @@ _ORPHANS: Final = """
     select o.ino from unnest($2::bigint[]) k(ino)
     cross join lateral (select ino from meta.orphans where space = $1 and ino = k.ino and session = $3 offset 0) o
 """
+_OPEN: Final = """
+    select o.ino from unnest($2::bigint[]) k(ino)
+    cross join lateral (select ino, session from meta.orphans where space = $1 and ino = k.ino offset 0) o
+    join meta.sessions ss on ss.session = o.session and ss.user_id = $3 and ss.grant_id = $4
+"""
 _ROOT: Final = """
     select exists (select from meta.inodes where space = $1 and ino = $2 and (mode & 61440) = 16384 and nlink > 0)
 """
@@ -73,6 +78,17 @@ async def inside(
         return wanted
     rows = await connection.fetch(_FOLDERS_INSIDE, space, list(wanted), root)
     return {InodeId(row[0]) for row in rows}
+
+
+async def readable(connection: Connection, identity: Identity, inodes: Iterable[InodeId]) -> set[InodeId]:
+    """Those of ``inodes`` that lie inside, or that a session of this right has open without a name."""
+    wanted = set(inodes)
+    found = await inside(connection, identity.space, identity.root, wanted)
+    rest = [ino for ino in wanted - found if 0 < ino <= ID_MAX]
+    if rest:
+        rows = await connection.fetch(_OPEN, identity.space, rest, identity.user, identity.grant)
+        found.update(InodeId(row[0]) for row in rows)
+    return found
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from cloudverge_protocol.errors import CloudVergeError, Code
-from cloudverge_protocol.messages import Feed, Load
+from cloudverge_protocol.messages import Feed, Load, Span, Tickets
 from cloudverge_protocol.operations import (
     ChunkDone,
     Create,
@@ -195,3 +195,24 @@ async def test_a_refusal_names_the_root_by_the_number_the_session_knows(world, m
         code, words = await answer(visitor, op)
         assert code == Code.INVALID
         assert f"the id {said} " in words
+
+
+async def test_a_file_that_is_open_without_a_name_can_still_be_read_by_who_has_it_open(
+    world, mount, shared, visit, make_identity
+):
+    visitor = await visit()
+    file = await make(visitor, 1, b"file")
+    (chunk,) = await visitor.allocate()
+    await visitor.do(visitor.write(file, chunk, 100), receipts=visitor.receipts(chunk, 100))
+    await visitor.do(Unlink(1, b"file", file, True, NOW_NS))
+    load, session = Load(1, (file,), (), ((file, 0),)), visitor.opened.session
+    tickets = Tickets(
+        1, session, visitor.opened.incarnation, visitor.opened.lease_epoch, spans=(Span(file, 0, 100),)
+    )
+    other_grant = make_identity(user=2, device=2, role="editor", grant=GRANT + 1, root=shared)
+    other_user = make_identity(user=3, device=3, role="editor", grant=GRANT, root=shared)
+    for who, count in ((visitor.who, 1), (other_grant, 0), (other_user, 0)):
+        reply = await world.reading.load(who, load)
+        assert (len(reply.inodes), len(reply.regions)) == (count, count)
+        ranges = (await world.chunks.tickets(who, tickets)).ranges
+        assert [(given.offset, given.length) for given in ranges] == [(0, 100)] * count
