@@ -97,8 +97,8 @@ class Vfs(Files, Listing, Xattrs):
     def _reopened(self) -> None:
         old = self.core.ledger.incarnation
         self.core.ledger.renumber()
-        self.core.shipper.old_orphans = set(self.core.rows.orphans)
-        self.core.shipper.old.update({old, *self.core.rights.high_water} - {self.core.rights.incarnation})
+        ended = {old, *self.core.rights.high_water} - {self.core.rights.incarnation}
+        self.core.shipper.retire(ended, self.core.rows.orphans)
         self.core.shipper.wake()
         self._behind.set()
 

@@ -8,7 +8,7 @@
 - ``barrier`` waits until everything queued so far is settled: committed, or set aside.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Protocol, cast
 
@@ -189,6 +189,12 @@ class Shipper:
         else:
             await self._set_aside(item, error)
         self._wake()
+
+    def retire(self, old: Iterable[int], orphans: Iterable[int]) -> None:
+        """These incarnations make no entries any more; these inodes were unlinked under them and are open."""
+        self.old.update(old)
+        self.old_orphans = set(orphans)
+        self._close_after = None  # those that end now have made more
 
     async def _close_old(self) -> None:
         if not self.old or self._ledger.has_old_writes():

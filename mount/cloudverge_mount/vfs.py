@@ -101,7 +101,7 @@ class _Start:
         await self._rebuild(vfs, touched)
         self._note_high_water(vfs.core)
         old = replay.incarnations | {int(incarnation) for incarnation in self._rights.high_water}
-        vfs.core.shipper.old.update(old - {int(self._rights.incarnation)})
+        vfs.core.shipper.retire(old - {int(self._rights.incarnation)}, ())
         await self._load_root(vfs.core)
         return vfs
 

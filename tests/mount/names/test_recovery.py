@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from cloudverge_mount import outbox as outboxes
+from cloudverge_mount import shipper
 from cloudverge_mount.filesystem import SetattrRequest
 from cloudverge_protocol.errors import CloudVergeError, Code
 from cloudverge_protocol.operations import Create, Entry, Setattr, Unlink
@@ -155,6 +156,22 @@ async def test_old_incarnations_are_closed_once_their_entries_are_shipped(mounts
     await vfs.core.shipper.ship_once()
     assert mounts.server.applied == [(1, 1)]
     assert mounts.server.closed == [1]
+
+
+async def test_an_incarnation_that_ends_while_others_wait_is_not_closed_with_them(
+    mounts, root, monkeypatch
+) -> None:
+    monkeypatch.setattr(shipper, "BATCH_ENTRIES", 1)
+    vfs = await mounts.start()
+    await vfs.mkdir(1, b"a", 0o755, root)
+    await vfs.mkdir(1, b"b", 0o755, root)
+    mounts.rights.reopen()
+    await vfs.core.shipper.ship_once()
+    await vfs.mkdir(1, b"c", 0o755, root)
+    mounts.rights.reopen()
+    await mounts.ship()
+    assert mounts.server.applied == [(1, 1), (1, 2), (2, 1)]
+    assert mounts.server.closed == [1, 2]
 
 
 async def test_an_incarnation_whose_writes_are_held_is_not_closed(mounts, root) -> None:
