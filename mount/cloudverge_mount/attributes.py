@@ -127,14 +127,15 @@ class Attributes:
         """The same for what is dirty; a Truncate has been accepted if journaled bytes go."""
         core = self.core
         shrunk = size < pending.size
-        pending.size = size
         if size < row.size:
+            core.ledger.spills.resized(row.ino, size)
             pending.entered()
         else:
-            pending.touch(core.clock_ns())
-            if mode is not None:
-                pending.mode = mode
-        core.ledger.log_coming(row.ino, pending)
+            now_ns, mode = core.clock_ns(), pending.mode if mode is None else mode
+            core.ledger.log_coming(row.ino, size, now_ns, mode)
+            pending.touch(now_ns)
+            pending.mode = mode
+        pending.size = size
         if shrunk:
             core.ledger.shrink_growth(pending, max(0, size - row.size))
             core.content.cut(row.ino, size)

@@ -135,14 +135,14 @@ class Ledger(Writes):
             if held.carried.settles is not None:
                 awaited.add(held.carried.settles[0])
         for ino in list(self.spills):
-            if ino not in awaited and not self.content.is_dirty(InodeId(ino)):
+            if ino not in awaited and ino not in self.unsettled and not self.content.is_dirty(InodeId(ino)):
                 self._spill_committed(ino, self.spills.last(ino))
 
     def settle_clean(self) -> None:
-        """After a replay: what waits for bytes that have all entered waits no longer."""
-        for ino in self.holding.waiting_for():
+        """After a replay: say what cuts have left of files, and let go what waits for bytes that all have entered."""
+        for ino in [*self.pendings, *self.holding.waiting_for()]:
             if not self.content.is_dirty(InodeId(ino)):
-                self._settle(InodeId(ino))
+                self.content_settled(InodeId(ino))
         self.release_all(self.holding.all_ready())
 
     def has_old_writes(self) -> bool:

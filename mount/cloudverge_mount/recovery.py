@@ -119,7 +119,10 @@ def replay_into(ledger: Ledger, content: RestorableBytes, verdicts: Verdicts, po
 
 
 def forget_clean(ledger: Ledger) -> None:
-    """After the replay: coming attributes matter only for files that are dirty still."""
+    """After the replay: coming attributes matter only while something closed of a file has not entered.
+
+    It need not be dirty: a kill may come between a cut and the Write that says what it left.
+    """
     for ino in list(ledger.pendings):
-        if not ledger.content.is_dirty(InodeId(ino)):
+        if not ledger.content.is_dirty(InodeId(ino)) and not ledger.spills.has_fresh(ino):
             del ledger.pendings[ino]

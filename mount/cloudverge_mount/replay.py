@@ -116,6 +116,8 @@ class Replay:
         elif found.kind == COMING:
             coming = decode(ComingRecord, found.payload)
             self._take_coming(coming.ino, coming)
+            self._content.cut(coming.ino, coming.size)
+            self._ledger.spills.resized(coming.ino, coming.size)
         elif found.kind == SETTLED:
             self._ledger.holding.settled(decode(SettledRecord, found.payload).ino)
 
@@ -126,7 +128,9 @@ class Replay:
         else:
             self._shown(op)
             if isinstance(op, Write) and found.kind == WRITE:
-                self._passed(op.ino, item.settles)
+                through = item.settles[1] if item.settles else 0
+                ledger.spills.entered(op.ino, through)
+                self._passed(op.ino, through)
         if self._verdicts.is_aside(item.incarnation, item.number):
             self.doubtful.add(op)
             self._give_up_spill(item)
@@ -144,12 +148,12 @@ class Replay:
             self._ledger.holding.release(held)
             self._ledger.needs.drop(held.carried.segment)
 
-    def _passed(self, ino: InodeId, settles: tuple[int, int] | None) -> None:
+    def _passed(self, ino: InodeId, through: int) -> None:
         """A Write has entered without waiting; those that waited for it are released by records of their own."""
         holding = self._ledger.holding
         if holding.waits_for(ino):
             self._ledger.restate_later(ino)
-            holding.write_passed(ino, settles[1] if settles else 0)
+            holding.write_passed(ino, through)
 
     def _give_up_spill(self, item: Item) -> None:
         if item.settles is not None:
@@ -158,6 +162,8 @@ class Replay:
 
     def _take_held(self, record: HeldRecord, found: Found) -> None:
         self._shown(record.op)
+        if isinstance(record.op, Write):
+            self._ledger.spills.entered(record.op.ino, record.spilled_through)
         if record.hold in self._verdicts.aside_holds:
             self.doubtful.add(record.op)
             self._ledger.skip_holds(record.hold)
@@ -174,6 +180,7 @@ class Replay:
                 pending.entered()
         elif isinstance(op, Truncate):
             self._content.cut(op.ino, op.size)
+            self._ledger.spills.resized(op.ino, op.size)
             if pending is not None:
                 pending.size = op.size
                 pending.entered()
@@ -183,9 +190,11 @@ class Replay:
     def _take_spill(self, record: SpillRecord, segment: int) -> None:
         spilled = record.spilled
         self._content.restore(spilled)
-        self._ledger.spilled(spilled, segment)
+        self._ledger.spilled(spilled, segment, record.size)
         if record.size >= 0:
             self._take_coming(spilled.ino, record)
+        elif spilled.forgets:
+            self._ledger.pendings.pop(spilled.ino, None)  # given up
 
     def _take_coming(self, ino: InodeId, record: SpillRecord | ComingRecord) -> None:
         pending = self._ledger.pendings.setdefault(ino, Pending(record.size))

@@ -175,10 +175,10 @@ class _Start:
         for ino in list(ledger.pendings):
             if not await vfs.rebase.load_whole(ino):
                 ledger.forget_content(InodeId(ino))
-        ledger.drop_dead_spill()
         for ino, why in core.content.finish_restore().items():
             await self._set_lost_aside(core, ino, ChunkFault(Code.DAMAGED, why))
         ledger.settle_clean()
+        ledger.drop_dead_spill()
 
     def _drop_orphans(self, core: Core) -> None:
         """Nothing is open at a start. Those of old incarnations are reaped by the metaserver."""

@@ -40,17 +40,20 @@ class Writes(Entries):
         else:
             payload = SpillRecord(record, pending.size, pending.mtime_ns, pending.ctime_ns, pending.mode)
         segment = self.journal.append(SPILL, encode(payload))
-        self.spilled(record, segment)
+        self.spilled(record, segment, payload.size)
 
-    def log_coming(self, ino: InodeId, pending: Pending) -> None:
-        """The size of a dirty file was set: if some of it is closed already, a kill must not undo that."""
+    def log_coming(self, ino: InodeId, size: int, now_ns: int, mode: int | None) -> None:
+        """The size of a dirty file is set: if some of it is closed already, a kill must not undo that.
+
+        This says all there is to a cut. What else is journaled of it comes later, or never if we are killed.
+        """
         if ino in self.spills:
-            record = ComingRecord(ino, pending.size, pending.mtime_ns, pending.ctime_ns, pending.mode)
-            self.journal.append(COMING, encode(record))
+            self.journal.append(COMING, encode(ComingRecord(ino, size, now_ns, now_ns, mode)))
+            self.spills.resized(ino, size)
 
-    def spilled(self, record: Spilled, segment: int) -> None:
+    def spilled(self, record: Spilled, segment: int, size: int) -> None:
         """The journal has taken this record."""
-        if not record.forgets and self.spills.add(record, segment):
+        if not record.forgets and self.spills.add(record, segment, size):
             self.holding.spilled_over(record.ino, record.number)
 
     def enter_write(
@@ -64,7 +67,8 @@ class Writes(Entries):
         if pending is None:
             pending = self.pendings[ino] = Pending(row.size)
         size = max(row.size, min(pending.size, durable_below))
-        self._write(row, pending, extents, receipts, size, spilled_through)
+        through = self.spills.superseded(ino, spilled_through, size)
+        self._write(row, pending, extents, receipts, size, through)
 
     def _write(
         self, row: Inode, pending: Pending, extents: Extents, receipts: Receipts, size: int, through: int
@@ -106,7 +110,8 @@ class Writes(Entries):
         pending, row = self.pendings.get(ino), self._row(ino)
         if pending is not None:
             if row is not None and (pending.differs(row) or self.spills.has_fresh(ino)):
-                self._write(row, pending, (), (), pending.size, self.spills.last(ino))
+                size = max(row.size, pending.size)  # after a start others may have made it longer
+                self._write(row, pending, (), (), size, self.spills.last(ino))
             self._drop_pending(ino)
         if self.holding.waits_for(ino):
             self.journal.append(SETTLED, encode(SettledRecord(ino)))

@@ -1,6 +1,7 @@
 """Starts: what a kill, another device, a damaged folder or another history leave, and what becomes of it."""
 
 import os
+from contextlib import suppress
 
 import pytest
 import trio
@@ -142,6 +143,88 @@ async def test_closed_bytes_that_are_lost_set_their_rename_aside_and_the_rest_sh
     assert contents_of(mounts.server, mounts.disk, (await vfs.lookup(1, b"other")).ino) == b"bytes"
     assert any("lost" in reason for reason in vfs.status()["degraded"])
     await assert_same(vfs, mounts.server, mounts.disk)
+
+
+class Killed(BaseException):
+    """The process is gone: nothing that it would have done next is done."""
+
+
+def kill_after(mounts, records: int) -> None:
+    """Die instead of writing one more journal record than these."""
+    journal, written = mounts.vfs.core.ledger.journal, []
+    append = journal.append
+
+    def dying(kind: int, payload: bytes) -> int:
+        if len(written) == records:
+            raise Killed
+        written.append(kind)
+        return append(kind, payload)
+
+    journal.append = dying
+
+
+async def content_of(vfs, ino: int) -> bytes:
+    return await vfs.core.content.read(ino, 0, (await vfs.getattr(ino)).size)
+
+
+@pytest.mark.parametrize("records", range(5))
+@pytest.mark.parametrize(("offset", "size"), [(0, 0), (0, 2), (5, 3), (5, 7), (0, 9)])
+@pytest.mark.parametrize("stored", [b"", b"abcd"])
+async def test_a_kill_within_a_truncation_leaves_what_was_closed_or_what_was_to_be(
+    mounts, root, stored, offset, size, records
+) -> None:
+    vfs = await mounts.start()
+    ino = (await mounts.file(1, b"f", stored)).ino
+    await mounts.settle()
+    fh = (await vfs.open(ino, os.O_RDWR, root)).fh
+    await vfs.write(fh, offset, b"bytes")
+    await vfs.flush(fh)
+    closed = await content_of(vfs, ino)
+    kill_after(mounts, records)
+    with suppress(Killed):
+        await vfs.setattr(ino, SetattrRequest(size=size), root)
+    vfs = await mounts.again()
+    left = await content_of(vfs, ino)
+    assert left == (closed[:size].ljust(size, b"\0") if records else closed)
+    await mounts.settle()
+    await assert_same(vfs, mounts.server, mounts.disk)
+    assert contents_of(mounts.server, mounts.disk, ino) == left
+
+
+async def test_a_kill_does_not_undo_a_truncation_though_what_was_written_later_is_lost(mounts, root) -> None:
+    vfs = await mounts.start()
+    fh, row = await vfs.create(1, b"f", 0o644, os.O_RDWR, root)
+    await vfs.write(fh, 5, b"bytes")
+    await vfs.flush(fh)
+    await vfs.write(fh, 0, b"x")
+    await vfs.setattr(row.ino, SetattrRequest(size=3), root)
+    vfs = await mounts.again()
+    assert await content_of(vfs, row.ino) == bytes(3)
+    await mounts.settle()
+    await assert_same(vfs, mounts.server, mounts.disk)
+
+
+@pytest.mark.parametrize("ships", [False, True])
+async def test_the_size_of_a_closed_file_survives_a_kill_when_all_its_bytes_have_entered(
+    mounts, root, ships
+) -> None:
+    vfs = await mounts.start()
+    fh, row = await vfs.create(1, b"f", 0o644, os.O_RDWR, root)
+    await vfs.write(fh, 0, b"ab")
+    await vfs.setattr(row.ino, SetattrRequest(size=8), root)
+    await vfs.flush(fh)
+    await vfs.write(fh, 6, b"c")
+    vfs.core.content.upload(row.ino, 2)
+    if ships:
+        await mounts.ship()
+        assert mounts.server.rows.inode(row.ino).size == 6, "what is above is not durable"
+    vfs = await mounts.again()
+    assert await content_of(vfs, row.ino) == b"ab" + bytes(6)
+    await mounts.settle()
+    await assert_same(vfs, mounts.server, mounts.disk)
+    await mounts.again()
+    assert not mounts.vfs.core.ledger.outbox, "nothing is left to be said of it"
+    assert await content_of(mounts.vfs, row.ino) == b"ab" + bytes(6)
 
 
 async def test_old_incarnations_are_closed_once_their_entries_are_shipped(mounts, root) -> None:

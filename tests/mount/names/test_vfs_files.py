@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from cloudverge_mount.filesystem import Caller, SetattrRequest
-from cloudverge_protocol.errors import CloudVergeError, Code
+from cloudverge_protocol.errors import CloudVergeError, Code, NoRoom
 from tests.fixtures.fakespace import assert_same, contents_of
 
 pytestmark = pytest.mark.trio
@@ -104,6 +104,43 @@ async def test_truncation_of_stored_and_dirty_bytes_comes_out_right(
     await mounts.settle()
     await assert_same(vfs, mounts.server, mounts.disk)
     assert contents_of(mounts.server, mounts.disk, ino) == expected + bytes(3)
+
+
+@pytest.mark.parametrize("size", [2, 20])
+async def test_a_truncation_that_the_journal_cannot_take_leaves_no_trace(
+    mounts, root, size, monkeypatch
+) -> None:
+    vfs = await mounts.start()
+    ino, fh = await opened(mounts)
+    await vfs.write(fh, 0, b"bytes")
+    await vfs.flush(fh)
+    before = await vfs.getattr(ino)
+
+    def full(*_):
+        raise NoRoom(Code.NO_SPACE, "the cache disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vfs.core.ledger.journal, "append", full)
+        with refused(Code.NO_SPACE):
+            await vfs.setattr(ino, SetattrRequest(size=size), root)
+    assert await vfs.getattr(ino) == before
+    await mounts.settle()
+    await assert_same(vfs, mounts.server, mounts.disk)
+    assert contents_of(mounts.server, mounts.disk, ino) == b"bytes"
+
+
+async def test_a_rename_waits_for_the_size_the_file_had_too(mounts, root) -> None:
+    vfs = await mounts.start()
+    ino, fh = await opened(mounts)
+    await vfs.write(fh, 0, b"ab")
+    await vfs.setattr(ino, SetattrRequest(size=8), root)
+    await vfs.rename(1, b"f", 1, b"g", 0)
+    await vfs.write(fh, 6, b"c")
+    vfs.core.content.upload(ino, 2)
+    assert len(vfs.core.holding) == 1
+    await mounts.settle()
+    assert mounts.server.rows.dentry(1, b"g") is not None
+    await assert_same(vfs, mounts.server, mounts.disk)
 
 
 async def test_truncating_a_file_that_a_rename_waits_for_stores_its_bytes_first(mounts, root) -> None:
