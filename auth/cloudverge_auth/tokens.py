@@ -118,6 +118,9 @@ class ChunkTicket(msgspec.Struct, frozen=True, omit_defaults=True):
     incarnation: Incarnation = msgspec.field(name="inc", default=Incarnation(0))
     membership_epoch: Epoch = msgspec.field(name="mep", default=Epoch(0))
     ranges: tuple[tuple[int, int], ...] = msgspec.field(name="rng", default=())  # (offset, length), in order
+    places: tuple[tuple[ServerId, str, int], ...] = msgspec.field(
+        name="plc", default=()
+    )  # of an append's chain
     exp: int = 0
 
 

@@ -4,8 +4,8 @@ Requests of one link leave in the order of ``begin``, also those that come while
 chain relies on it. A link that broke connects again at the next request. All waits are bounded: ``CONNECT_S``
 to connect, ``PROGRESS_S`` for an answer.
 
-Where the next server of a chain is, a mount says; ``hosts``, from the metaserver, keeps it from sending us (and
-our server ticket) to a machine that is not that server's.
+Where the next server of a chain is, a mount says. Its ticket names the places that may be (``rights``); beside that
+``hosts``, from the metaserver, keeps us (and our server ticket) from a machine that is not that server's.
 """
 
 import asyncio

@@ -97,6 +97,8 @@ class Rights:
             raise Denied(Code.FORBIDDEN, "this ticket is for another chunk")
         if ticket.epoch != message.epoch:
             raise Denied(Code.FENCED, f"the ticket is of epoch {ticket.epoch}, the append of {message.epoch}")
+        if ticket.places and any((p.server, p.host, p.port) not in ticket.places for p in message.onward):
+            raise Denied(Code.FORBIDDEN, "the append is to go on to a server that is not the chunk's")
         return Header(ticket.chunk, ticket.space, ticket.epoch, min(ticket.limit, CHUNK_BYTES))
 
     def read(self, message: Read) -> ChunkTicket:

@@ -65,11 +65,13 @@ _LOCATE: Final = f"""
     order by c.chunk, r.state = {ReplicaState.BAD:d}, s.last_seen < now() - interval '10 s', r.position
 """  # noqa: S608  # numbers of ours
 _APPENDABLE: Final = """
-    select c.chunk, c.epoch, c.limit_bytes, array_agg(r.server order by r.position) as servers
+    select c.chunk, c.epoch, c.limit_bytes,
+        array_agg((r.server, s.host, s.frame_port) order by r.position) as places
     from unnest($6::bigint[]) k(chunk)
     join meta.chunks c on c.chunk = k.chunk and c.space = $1 and c.state = 1 and not c.sealing
         and c.session = $2 and c.incarnation = $3
     join meta.replicas r on r.chunk = c.chunk
+    join meta.servers s on s.server = r.server
     join meta.leases l on l.space = $1 and l.root = 1 and l.session = $2 and l.incarnation = $3 and l.epoch = $4
     join meta.sessions ss on ss.session = $2 and ss.user_id = $5 and ss.grant_id = $7
     group by c.chunk
@@ -145,12 +147,11 @@ class Chunks:
                 servers,
             )
         )
+        places = tuple(s.place for s in placement.servers)
         ticket = self._desk.append(
-            identity, chunk, FIRST_EPOCH, placement.limit, servers, who.session, who.incarnation, time.time()
+            identity, chunk, FIRST_EPOCH, placement.limit, places, who.session, who.incarnation, time.time()
         )
-        return ChunkGrant(
-            chunk, FIRST_EPOCH, placement.limit, tuple(s.place for s in placement.servers), ticket
-        )
+        return ChunkGrant(chunk, FIRST_EPOCH, placement.limit, places, ticket)
 
     async def locate(self, identity: Identity, message: ChunkLocate) -> ChunkLocateReply:
         """Where the replicas are; chunks that are not the space's are left out.
@@ -217,10 +218,17 @@ class Chunks:
             (
                 ChunkId(chunk),
                 self._desk.append(
-                    identity, chunk, epoch, limit, servers, message.session, message.incarnation, now_s
+                    identity,
+                    chunk,
+                    epoch,
+                    limit,
+                    [Place(*place) for place in places],
+                    message.session,
+                    message.incarnation,
+                    now_s,
                 ),
             )
-            for chunk, epoch, limit, servers in records
+            for chunk, epoch, limit, places in records
         ]
 
     async def _check_lease(self, connection: Connection, identity: Identity, message: Tickets) -> None:

@@ -21,6 +21,7 @@ from cloudverge_auth.tokens import (
     sign_server,
 )
 from cloudverge_protocol.ids import ID_MAX, ChunkId, Epoch, Incarnation, ServerId, SessionId, SpaceId
+from cloudverge_protocol.messages import Place
 
 KEEP_S: Final = 10.0
 _CACHED_MAX: Final = 4096
@@ -83,22 +84,23 @@ class TicketDesk:
         chunk: ChunkId,
         epoch: Epoch,
         limit: int,
-        servers: Sequence[ServerId],
+        places: Sequence[Place],
         session: SessionId,
         incarnation: Incarnation,
         now_s: float,
     ) -> str:
-        """A ticket to append to one chunk on its servers."""
+        """A ticket to append to one chunk on its servers; a chain leads to these places and nowhere else."""
         claims = ChunkTicket(
             "append",
             identity.space,
             chunk,
             epoch,
             limit,
-            tuple(servers),
+            tuple(place.server for place in places),
             session,
             incarnation,
             identity.membership_epoch,
+            places=tuple((place.server, place.host, place.port) for place in places),
         )
         return sign_chunk(self.key, self._cluster, claims, now_s, identity.until)
 

@@ -128,3 +128,28 @@ async def test_a_mount_cannot_send_a_server_to_a_machine_that_is_none_of_the_clu
             await head.append(6, 0, b"abc", onward=(place,))
         assert caught.value.code == Code.FORBIDDEN
     assert cluster.servers[1].store.find(6) is None
+
+
+async def test_an_append_goes_on_to_no_place_that_its_ticket_does_not_name(cluster):
+    for number in (1, 2):
+        await cluster.start(number)
+    caught: list[object] = []
+    trap = await asyncio.start_server(lambda *streams: caught.append(streams[1].close()), "127.0.0.1", 0)
+    port = trap.sockets[0].getsockname()[1]
+    second = cluster.place(2)
+    ticket = cluster.ticket("append", 5, places=((2, second.host, second.port),))
+    head = await cluster.client(1)
+    async with trap:
+        for elsewhere in (
+            Place(2, "127.0.0.1", port),
+            Place(3, "127.0.0.1", port),
+            Place(3, "127.0.0.1", second.port),
+        ):
+            for onward in ((elsewhere,), (second, elsewhere)):
+                with pytest.raises(CloudVergeError) as refused:
+                    await head.append(5, 0, b"abc", onward=onward, ticket=ticket)
+                assert refused.value.code == Code.FORBIDDEN
+        await asyncio.sleep(0.1)
+    assert caught == []
+    assert cluster.servers[1].store.find(5) is None
+    await head.append(5, 0, b"abc", onward=(second,), ticket=ticket)
