@@ -119,7 +119,7 @@ async def started(settings: MetaSettings) -> AsyncIterator[Endpoints]:
         gateway = LinkGateway(
             authority, contents, cookies, revocations.ended, secure=settings.tls is not None
         )
-        people = ForPeople(gateway, revocations, Paths(database), AuditLog(database))
+        people = ForPeople(gateway, Paths(database), AuditLog(database))
         purge = Job("purge", Purger(database, authority, lambda: revocations.deleted).run, 5.0)
         revocations.on_deleted = purge.kick
         jobs = _jobs(settings, cluster, links, sealer)

@@ -8,6 +8,7 @@ So a body that was sent whole is the file; one that was cut is shorter than its 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Final
@@ -23,27 +24,30 @@ from cloudverge_wire.boundedhttp import abort
 _log = structlog.get_logger("cloudverge.metaserver")
 
 AT_ONCE: Final = 64
+AT_ONCE_OF_ONE: Final = 16  # so that nobody keeps everybody else from theirs by one link
 SLICE_BYTES: Final = 128 * 1024
 STALLED_S: Final = 30.0
 LOOK_EVERY_S: Final = 0.25
 
 
 class Slots:
-    """How many downloads this process has under way."""
+    """How many downloads this process has under way, altogether and of each link."""
 
-    def __init__(self, at_once: int = AT_ONCE) -> None:
-        self.left = at_once
+    def __init__(self) -> None:
+        self._taken: Counter[str] = Counter()
 
-    def take(self) -> bool:
+    def take(self, link: str) -> bool:
         """One more, if there is room for it."""
-        if self.left <= 0:
+        if self._taken.total() >= AT_ONCE or self._taken[link] >= AT_ONCE_OF_ONE:
             return False
-        self.left -= 1
+        self._taken[link] += 1
         return True
 
-    def give_back(self) -> None:
+    def give_back(self, link: str) -> None:
         """One less."""
-        self.left += 1
+        self._taken[link] -= 1
+        if not self._taken[link]:
+            del self._taken[link]
 
 
 class Download(Response):

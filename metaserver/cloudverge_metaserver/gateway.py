@@ -57,7 +57,7 @@ class LinkGateway:
     ) -> None:
         self._authority, self._contents, self._cookies = authority, contents, cookies
         self._ended, self._secure = ended, secure
-        self.slots = Slots()
+        self._slots = Slots()
 
     async def page(self, request: Request, secret: str) -> Response:
         """What the link is, or the form for its password."""
@@ -92,7 +92,7 @@ class LinkGateway:
 
     async def file(self, request: Request, secret: str) -> Response:
         """The file, or the part of it that is asked for."""
-        if not self.slots.take():
+        if not self._slots.take(secret):
             return _busy()
         download: Download | None = None
         try:
@@ -105,7 +105,7 @@ class LinkGateway:
             return _trouble(error)
         finally:
             if download is None:
-                self.slots.give_back()
+                self._slots.give_back(secret)
 
     async def _file(self, request: Request, secret: str) -> Response:
         headers = request.headers
@@ -119,7 +119,9 @@ class LinkGateway:
         if part.start == 0 and not counted:
             await self._look(request, secret, count=True)
         pieces = self._contents.read(link.space, inode, part.start, part.end)
-        return Download(part.status, told, pieces, lambda: self._over(link), self.slots.give_back)
+        return Download(
+            part.status, told, pieces, lambda: self._over(link), lambda: self._slots.give_back(secret)
+        )
 
     def _over(self, link: OpenedLink) -> bool:
         return self._ended(link.id, link.space) or bool(link.until and link.until <= time.time())

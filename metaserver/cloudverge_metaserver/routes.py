@@ -11,14 +11,12 @@ from typing import Final
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cloudverge_auth.tokens import Identity
 from cloudverge_metaserver.auditlog import AuditLog
 from cloudverge_metaserver.cluster import Cluster
 from cloudverge_metaserver.gateway import LinkGateway, absent_page
 from cloudverge_metaserver.paths import Paths
 from cloudverge_metaserver.peopleroutes import make_people_routes
 from cloudverge_metaserver.publicroutes import LINK, LINK_FILE, make_public_routes
-from cloudverge_metaserver.revocations import Revocations
 from cloudverge_metaserver.serverroutes import JOINED, make_server_routes
 from cloudverge_protocol.errors import Code, Denied
 from cloudverge_wire.bodylimit import LimitBody
@@ -39,7 +37,6 @@ class ForPeople:
     """What people's routes need beside the cluster."""
 
     gateway: LinkGateway
-    revocations: Revocations
     paths: Paths
     log: AuditLog
 
@@ -99,16 +96,8 @@ def make_app(cluster: Cluster, people: ForPeople) -> ASGIApp:
         try:
             check_join_token(token, cluster.join_token)
         except Denied:
-            return await _identify(cluster, people.revocations, token)
+            return await cluster.keys.identify(token)
         return JOINED
 
     app = _RequireJoin(_LimitStrangers(make_api(cluster, people)))
     return RequireToken(app, public=PUBLIC, public_below=(LINKS,), verify=verify)
-
-
-async def _identify(cluster: Cluster, revocations: Revocations, token: str) -> Identity:
-    """Who holds this ticket, if it was signed after the last time that a right to its space was taken away."""
-    identity = await cluster.keys.identify(token)
-    if identity.membership_epoch < revocations.epoch_of(identity.space):
-        raise Denied(Code.UNAUTHORIZED, INVALID_MESSAGE)
-    return identity

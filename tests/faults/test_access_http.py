@@ -129,7 +129,7 @@ def _innermost(app: Any) -> FastAPI:
 
 def _apps() -> dict[str, FastAPI]:
     nothing: Any = SimpleNamespace(keys=None, join_token="", database=None)
-    people: Any = SimpleNamespace(gateway=None, revocations=None, paths=None, log=None)
+    people: Any = SimpleNamespace(gateway=None, paths=None, log=None)
     return {
         "auth": _innermost(auth_app.make_app(nothing)),
         "metaserver-1": _innermost(metaserver_routes.make_app(nothing, people)),

@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 import pytest
@@ -470,16 +470,18 @@ async def test_who_takes_nothing_is_cut_off_and_frees_his_place(browser, running
             await got.rest()
 
 
-async def test_only_so_many_downloads_run_at_once(browser, running, share, monkeypatch):
-    link, _ = await _large(running, share)
-    async with slow(browser, link):
-        streams = [browser.stream("GET", f"{link}/file") for _ in range(63)]
-        answers = [await stream.__aenter__() for stream in streams]
-        assert {answer.status_code for answer in answers} == {200}
-        busy = await browser.get(f"{link}/file")
-        assert (busy.status_code, busy.headers["retry-after"]) == (503, "5")
-        for stream in streams:
-            await stream.__aexit__(None, None, None)
+async def test_only_so_many_downloads_run_at_once_of_one_link_and_altogether(browser, running, share):
+    link, ino = await _large(running, share)
+    links = [link, *(share(ino) for _ in range(4))]
+    async with AsyncExitStack() as streams:
+        for each in links[:4]:
+            for _ in range(16):
+                stream = browser.stream("GET", f"{each}/file")
+                assert (await streams.enter_async_context(stream)).status_code == 200
+            busy = await browser.get(f"{each}/file")
+            assert (busy.status_code, busy.headers["retry-after"]) == (503, "5")
+        assert (await browser.get(f"{links[4]}/file")).status_code == 503
+        assert (await browser.get(links[4])).status_code == 200
 
     async def free() -> bool:
         return (await browser.get(f"{link}/file", headers={"range": "bytes=1-2"})).status_code == 206
