@@ -7,7 +7,8 @@ import asyncpg  # noqa: F401  a host without the extra shall hear of it here, no
 import msgspec
 import typer
 
-from cloudverge_embedded.folder import default_root
+from cloudverge_embedded.certificates import fingerprint
+from cloudverge_embedded.folder import Folder, default_root
 from cloudverge_embedded.launcher import bring_down, bring_up
 from cloudverge_embedded.report import Report
 from cloudverge_embedded.settings import Restart, Wish
@@ -64,4 +65,12 @@ def _absolute(folder: Path | None) -> Path:
 def _summary(root: Path, report: Report) -> str:
     servers = report["servers"]
     count = sum(1 for server in servers if server["data_dir"]) if isinstance(servers, list) else 0
-    return f"the cluster in {root} is up: {count} servers, auth at {report['auth_url']}"
+    lines = [f"the cluster in {root} is up: {count} servers, auth at {report['auth_url']}"]
+    if ca := report.get("ca"):
+        shown = fingerprint((root / str(ca)).read_bytes())
+        lines += [
+            f"sign in on other machines: cv login --server {report['auth_url']} --user NAME",
+            f"fingerprint of its CA: {' '.join(shown[at : at + 4] for at in range(0, len(shown), 4))}",
+            f"the first administrator's invitation, good once: {Folder(root).admin_invitation}",
+        ]
+    return "\n".join(lines)
