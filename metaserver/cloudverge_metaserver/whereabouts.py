@@ -1,8 +1,7 @@
 """Where inodes are and were: their names by what was told in the audit, and by the namespace as it is.
 
 The audit says when an inode was given a name or lost one, so a path can be told as it was at any line. What was there
-before the audit began (or before what is kept of it) is looked up in the namespace of now; that finds folders only,
-since nothing leads from a file to its names.
+before the audit began (or before what is kept of it) is looked up in the namespace of now.
 
 All is asked for many inodes at once, level by level upwards, and remembered while one request is answered.
 """
@@ -28,17 +27,14 @@ _AS_OF: Final = """
             and action in ('renamed', 'removed', 'replaced') and b.parent is null order by n limit 1
     ) a on true
 """
-_FOLDERS: Final = """
-    select k.ino, i.parent, d.name from unnest($2::bigint[]) k(ino)
+_NOW: Final = """
+    select k.ino, d.parent, d.name from unnest($2::bigint[]) k(ino)
     cross join lateral (
-        select parent from meta.inodes where space = $1 and ino = k.ino and parent <> 0 offset 0
-    ) i
-    cross join lateral (
-        select name from meta.dentries where space = $1 and parent = i.parent and ino = k.ino limit 1
+        select parent, name from meta.dentries where space = $1 and ino + 0 = k.ino order by dentry limit 1
     ) d
 """
 _PARENTS: Final = """
-    select k.ino, coalesce(i.parent, a.parent, 0) from unnest($2::bigint[]) k(ino)
+    select k.ino, coalesce(i.parent, a.parent, d.parent, 0) from unnest($2::bigint[]) k(ino)
     left join lateral (
         select parent from meta.inodes where space = $1 and ino = k.ino and parent <> 0 offset 0
     ) i on true
@@ -46,6 +42,10 @@ _PARENTS: Final = """
         select coalesce(new_parent, parent) as parent from meta.audit
         where space = $1 and ino = k.ino and name is not null and i.parent is null order by n desc limit 1
     ) a on true
+    left join lateral (
+        select parent from meta.dentries
+        where space = $1 and ino + 0 = k.ino and i.parent is null and a.parent is null order by dentry limit 1
+    ) d on true
 """
 
 
@@ -88,7 +88,7 @@ class Whereabouts:
                 unknown.append(ino)
         found = {}
         if unknown:
-            rows = await self._connection.fetch(_FOLDERS, self._space, list(set(unknown)))
+            rows = await self._connection.fetch(_NOW, self._space, list(set(unknown)))
             found = {row[0]: (row[1], row[2]) for row in rows}
         for moment in moments:
             if self._names[moment] is None:
