@@ -183,7 +183,17 @@ def serve(config: MountConfig, announcer: Announcer) -> None:
             logs.set_up(log_file(cache_folder))
 
     process = MountProcess(config, log_to=log_to, mounted=announcer.mounted)
-    trio.run(process.run, restrict_keyboard_interrupt_to_checkpoints=True)
+    try:
+        trio.run(process.run, restrict_keyboard_interrupt_to_checkpoints=True)
+    except BaseExceptionGroup as group:
+        raise sole_error(group) from None
+
+
+def sole_error(error: BaseException) -> BaseException:
+    """What a nursery wrapped up, if it is one error: that is what people are to be told."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def mount(config: MountConfig) -> None:

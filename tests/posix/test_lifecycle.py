@@ -180,6 +180,14 @@ def test_a_mountpoint_is_created_and_a_mounted_one_refused(new_mount):
         mount.mount()
 
 
+def test_a_second_device_is_told_in_one_line_who_has_the_space(new_mount):
+    first = new_mount()
+    with pytest.raises(
+        AssertionError, match=r"ended with 1: cvmount: this space is in use on the device '[^\n]*\n$"
+    ):
+        new_mount(of=first)
+
+
 def test_two_processes_never_share_a_cache_folder(new_mount, tmp_path):
     mount = new_mount()
     other = new_mount(of=mount, mounted=False)
