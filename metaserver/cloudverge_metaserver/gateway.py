@@ -2,7 +2,8 @@
 
 The secret in the path is the only right shown, so it is treated as one: auth is asked with every request whether it
 still opens the file, it is written to no log, and whatever opens nothing gets the same page. A download is counted
-when it starts at the file's first byte; a request for a later range is taken for one that is resumed.
+when it starts at the file's first byte. A request for a later range is one that is resumed, if this address has begun
+one here lately; from anybody else it counts too, or a limit would be passed by leaving out the first byte.
 
 The password comes from the form (then kept in a sealed cookie), or by HTTP Basic with any user name.
 """
@@ -11,6 +12,7 @@ import base64
 import binascii
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import parse_qs
@@ -43,6 +45,8 @@ _log = structlog.get_logger("cloudverge.metaserver")
 COOKIE: Final = "cv-link"
 PASSWORD_MAX: Final = 1024
 BUSY_AFTER_S: Final = 5
+RESUMED_WITHIN_S: Final = 12 * 3600.0
+BEGUN_MAX: Final = 10_000
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
 _ABSENT: Final = frozenset({Code.NOT_FOUND, Code.STALE, Code.IS_DIR, Code.UNAUTHORIZED})
 
@@ -58,6 +62,9 @@ class LinkGateway:
         self._authority, self._contents, self._cookies = authority, contents, cookies
         self._ended, self._secure = ended, secure
         self._slots = Slots()
+        self._begun: OrderedDict[tuple[int, str], float] = (
+            OrderedDict()
+        )  # downloads counted, by link and address
 
     async def page(self, request: Request, secret: str) -> Response:
         """What the link is, or the form for its password."""
@@ -116,12 +123,25 @@ class LinkGateway:
         told = _about(link, inode, etag, part)
         if request.method == "HEAD" or part.status not in (200, 206):
             return Response(status_code=part.status, headers=told)
-        if part.start == 0 and not counted:
+        if not counted and (part.start == 0 or not self._has_begun(link, request)):
             await self._look(request, secret, count=True)
+        self._note_begun(link, request)
         pieces = self._contents.read(link.space, inode, part.start, part.end)
         return Download(
             part.status, told, pieces, lambda: self._over(link), lambda: self._slots.give_back(secret)
         )
+
+    def _has_begun(self, link: OpenedLink, request: Request) -> bool:
+        begun_s = self._begun.get((link.id, _address_of(request)))
+        return begun_s is not None and time.monotonic() < begun_s + RESUMED_WITHIN_S
+
+    def _note_begun(self, link: OpenedLink, request: Request) -> None:
+        key = (link.id, _address_of(request))
+        self._begun.setdefault(key, time.monotonic())
+        if not self._has_begun(link, request):
+            self._begun[key] = time.monotonic()
+        while len(self._begun) > BEGUN_MAX:
+            self._begun.popitem(last=False)
 
     def _over(self, link: OpenedLink) -> bool:
         return self._ended(link.id, link.space) or bool(link.until and link.until <= time.time())
@@ -134,8 +154,7 @@ class LinkGateway:
     async def _open(self, request: Request, secret: str, password: str, *, count: bool) -> OpenedLink:
         if not _SECRET.fullmatch(secret):
             raise Refused(Code.NOT_FOUND)
-        address = request.client.host if request.client else ""
-        link = await self._authority.open_link(secret, password, address, count=count)
+        link = await self._authority.open_link(secret, password, _address_of(request), count=count)
         if self._over(link):
             raise Refused(Code.NOT_FOUND)
         return link
@@ -143,6 +162,10 @@ class LinkGateway:
     def _password(self, request: Request, secret: str) -> str:
         by_header = _password_of_header(request.headers.get("authorization", ""))
         return by_header or self._cookies.password_in(request.cookies.get(COOKIE, ""), secret, time.time())
+
+
+def _address_of(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _about(link: OpenedLink, inode: Inode, etag: str, part: Part) -> dict[str, str]:
