@@ -3,14 +3,19 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
+
+from tests.fixtures.cluster import is_running, wait_until
+from tests.fixtures.postgres import run_async
 
 CV = Path(sys.executable).with_name("cv")
 
@@ -89,3 +94,53 @@ def test_no_secret_is_an_argument_or_in_a_log(cluster):
     for server in json.loads(cluster["file"].read_text())["servers"]:
         shown += Path(f"/proc/{server['pid']}/cmdline").read_text()
     assert not [secret for secret in secrets if secret in shown]
+
+
+def test_a_storage_host_joins_with_one_line_serves_over_tls_and_comes_back(tmp_path_factory):
+    root = tmp_path_factory.mktemp("reached")
+    cluster = ["--dir", str(root / "cluster")]
+    try:
+        report = json.loads(run("up", *cluster, "--listen", "127.0.0.1", "--chunkservers", "1", "--json"))
+        trusted = ssl.create_default_context(cafile=root / "cluster" / report["ca"])
+        if "/v1/nodes" not in httpx.get(f"{report['auth_url']}/openapi.json", verify=trusted).json()["paths"]:
+            pytest.skip("this auth enrols nobody yet")
+        (line,) = run("add-node", *cluster).splitlines()
+        program, verb, *words = line.split()
+        assert (program, verb, words[0]) == ("cv", "join", report["auth_url"])
+        for _ in range(2):  # the code is good once, the files for ever
+            run(verb, *words, "--dir", str(root / "node"), "--background")
+            pid = json.loads((root / "node" / "ready.json").read_text())["pid"]
+            try:
+                assert [host for host, _ in registered(report["dsn"])] == ["127.0.0.1"] * 2
+                assert all(url.startswith("https://") for _, url in registered(report["dsn"]))
+            finally:
+                os.kill(pid, signal.SIGTERM)
+                wait_until(lambda pid=pid: not is_running(pid), 20, "the storage host ends")
+        again = subprocess.run(
+            [CV, verb, *words, "--dir", root / "second"], capture_output=True, text=True, timeout=60
+        )
+        assert again.returncode == 3
+        assert "cv add-node" in again.stderr
+    finally:
+        run("down", *cluster)
+
+
+def run(*arguments: str) -> str:
+    """What ``cv`` prints."""
+    environment = {**os.environ, "CLOUDVERGE_DSN": ""}
+    done = subprocess.run([CV, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def registered(dsn: str) -> list[tuple[str, str]]:
+    """Host and URL of each chunkserver that the metaserver knows."""
+
+    async def ask() -> list[tuple[str, str]]:
+        connection = await asyncpg.connect(dsn)
+        try:
+            return [tuple(row) for row in await connection.fetch("select host, http_url from meta.servers")]
+        finally:
+            await connection.close()
+
+    return run_async(ask)
