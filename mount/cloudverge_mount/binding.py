@@ -9,6 +9,7 @@ that do not exist too; with an exclusive lease that may be long, because every c
 """
 
 import errno
+import inspect
 import stat
 from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
@@ -79,10 +80,13 @@ class Binding(pyfuse3.Operations):
         self._workers = workers
         self._cache_s = cache_s
         self._listing_budget = LISTING_START
+        self._is_barred = False
 
     def bar(self, reason: str) -> None:
-        """The right to the files is lost: every request fails from now on."""
+        """The right to the files is lost: every request fails from now on, those under way too."""
         self._files = Barred(reason)
+        self._is_barred = True
+        self._workers.give_up_all()
 
     def _entry(self, inode: Inode) -> EntryAttributes:
         entry = EntryAttributes()
@@ -250,10 +254,12 @@ class Binding(pyfuse3.Operations):
             await self._files.fsyncdir(fh)
 
 
-def _refusal(operation: str, workers: Workers, error: BaseException) -> BaseException:
+def _refusal(operation: str, workers: Workers, error: BaseException, *, is_barred: bool) -> BaseException:
     """What a handler raises instead of ``error``."""
     if isinstance(error, FUSEError):
         return error
+    if is_barred and (isinstance(error, Exception) or workers.has_expired()):
+        return FUSEError(errno.EACCES)  # whatever it met when the ground went from under it
     if isinstance(error, CloudVergeError):
         return FUSEError(errno_of(error))
     if isinstance(error, trio.Cancelled) and workers.has_expired():
@@ -274,7 +280,7 @@ def _guarded(operation: str, handler: Handler) -> Handler:
         try:
             return await handler(self, *arguments)
         except BaseException as error:
-            raise _refusal(operation, self._workers, error) from None
+            raise _refusal(operation, self._workers, error, is_barred=self._is_barred) from None
 
     return guarded
 
@@ -287,7 +293,7 @@ def _guarded_silent(operation: str, handler: Handler) -> Handler:
         try:
             await handler(self, *arguments)
         except BaseException as error:
-            refusal = _refusal(operation, self._workers, error)
+            refusal = _refusal(operation, self._workers, error, is_barred=self._is_barred)
             if not isinstance(refusal, FUSEError):
                 raise refusal from None
 
@@ -296,7 +302,7 @@ def _guarded_silent(operation: str, handler: Handler) -> Handler:
 
 def _guard_all(kind: type[Binding]) -> None:
     for operation, handler in list(vars(kind).items()):
-        if not operation.startswith("_") and callable(handler):
+        if not operation.startswith("_") and inspect.iscoroutinefunction(handler):
             guard = _guarded_silent if operation == "forget" else _guarded
             setattr(kind, operation, guard(operation, handler))
 

@@ -21,6 +21,7 @@ blocking read would stop the whole loop then. pyfuse3 raises EAGAIN in that case
 """
 
 import errno
+import math
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterator
@@ -194,6 +195,10 @@ class Workers(trio.abc.Instrument):
         while True:
             await trio.sleep(period_s)
             self._expire(monotonic())
+
+    def give_up_all(self) -> None:
+        """Nothing that is under way may go on."""
+        self._expire(math.inf)
 
     def _expire(self, now: float) -> None:
         for task, since in self._busy_since.items():
