@@ -115,7 +115,6 @@ class MountProcess:
         self._servers = ServerList(self._endpoints.tls())
         self._failures: list[str] = []
         self._stopping = False
-        self._life = trio.CancelScope()  # of the background work that needs the right to the space
         self._eviction = Eviction()
         self._identity: TicketKeeper
         self._ticket: Ticket  # the last one: it also tells where the metaserver is
@@ -207,7 +206,7 @@ class MountProcess:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._live)
             socket_path = runtime_folder() / f"{os.getpid()}.sock"
-            control = ControlServer(socket_path, self._status, self._progress, self._vfs.sync, self._end)
+            control = ControlServer(socket_path, self._status, self._progress, self._sync, self._end)
             await nursery.start(control.run)
             await self._serve(nursery, socket_path)
             shipped = await self._ship(DRAIN_AFTER_UMOUNT_S)
@@ -216,11 +215,12 @@ class MountProcess:
 
     async def _live(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The background work of names and bytes."""
-        with self._life:
+        with self._eviction.life:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._keep, "content", self._content.run)
                 await nursery.start(self._keep, "vfs", self._vfs.run)
                 task_status.started()
+        self._eviction.life_ended.set()
 
     async def _keep(
         self,
@@ -259,7 +259,6 @@ class MountProcess:
                     self._vfs,
                     self._content,
                     cache_of_kernel.drop,
-                    self._life,
                 )
                 nursery.start_soon(memory.trim_now_and_then)
                 memory.settle()
@@ -281,8 +280,12 @@ class MountProcess:
     def _progress(self) -> dict[str, Any]:
         status = describe(self._config, self._session, self._vfs, self._content)
         status["space"] = self._space_name
+        status["right_ended"] = self._eviction.reason
         status["degraded"] += [*self._failures, *([self._eviction.reason] if self._eviction.reason else [])]
         return status
+
+    async def _sync(self) -> None:
+        await self._eviction.unless_lost(self._vfs.sync)
 
     # --- ending ------------------------------------------------------------------------------------------
 
@@ -306,11 +309,9 @@ class MountProcess:
 
     async def _ship(self, wait_s: float) -> bool:
         """Try to ship all that is pending; whether it worked."""
-        if self._eviction.reason:
-            return False
         with trio.move_on_after(wait_s):
             try:
-                await self._vfs.sync()
+                await self._sync()
                 return True
             except CloudVergeError as error:
                 _log.warning("not all could be shipped; the next mount will", reason=error.message)

@@ -50,15 +50,25 @@ def find(mountpoint: Path) -> MountRecord | None:
 
 
 def drain(record: MountRecord) -> None:
-    """Wait until all is uploaded and committed; raises when that cannot be."""
+    """Wait until all is uploaded and committed; raises when that cannot be, unless it never can."""
     try:
         show(ask(Path(record.socket), "sync"))
     except CloudVergeError as error:
+        if reason := right_ended(record):
+            print(f"cvumount: {reason}", file=sys.stderr)
+            return
         raise type(error)(
             error.code,
             f"not everything could be uploaded: {error.message}. The mount stays; --force leaves the rest to the "
             "next mount with this cache folder",
         ) from None
+
+
+def right_ended(record: MountRecord) -> str:
+    """Why the mount has nothing to upload any more: its right was taken away; empty: it was not."""
+    with contextlib.suppress(CloudVergeError):
+        return "".join(answer.get("right_ended", "") for answer in ask(Path(record.socket), "status"))
+    return ""
 
 
 def wait_until_ended(record: MountRecord) -> None:

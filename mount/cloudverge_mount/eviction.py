@@ -1,14 +1,14 @@
 """What a mount does when its right to the space has been taken away: it lets go of everything it was given.
 
-In this order: requests of the kernel fail from now on (``Barred``), background work ends, what was not shipped is
-kept for its author (``salvage``), the kernel forgets what it had cached, and all that the cache folder holds of the
+In this order: requests of the kernel fail from now on (``Barred``), the kernel forgets what it had cached, background
+work ends, what was not shipped is kept for its author (``salvage``), and all that the cache folder holds of the
 space is removed. The mountpoint stays, answering EACCES, so that nobody writes into the bare folder below it.
 
 What had been read before cannot be unread; this is for an honest mount. Must never ship or apply anything.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -20,13 +20,15 @@ from cloudverge_mount.content import Content
 from cloudverge_mount.core import Core
 from cloudverge_mount.salvage import salvage
 from cloudverge_mount.vfs import Vfs
-from cloudverge_protocol.errors import CloudVergeError
+from cloudverge_protocol.errors import CloudVergeError, Code, Denied
 from cloudverge_protocol.ids import ROOT_INODE
 
 _log = structlog.get_logger()
 
 GIVEN: Final = ("replica.sqlite3", "replica.sqlite3-wal", "replica.sqlite3-shm", "journal", "spill", "blocks")
 NAMES_MAX: Final = 10_000
+
+UNWIND_S: Final = 5.0  # for background work that was cancelled
 
 Drop = Callable[[list[int], list[tuple[int, bytes]]], None]
 
@@ -36,28 +38,42 @@ class Eviction:
 
     def __init__(self) -> None:
         self.reason = ""
+        self.life = trio.CancelScope()  # of the background work that needs the right
+        self.life_ended = trio.Event()
         self._error: CloudVergeError | None = None
         self._noted = trio.Event()
+        self._waiting: set[trio.CancelScope] = set()
 
     def lost(self, error: CloudVergeError) -> None:
         """The right to the space has been taken away, as auth says."""
         self._error = error
         self._noted.set()
 
-    async def run(
-        self, cache: Path, binding: Binding, vfs: Vfs, content: Content, drop: Drop, life: trio.CancelScope
-    ) -> None:
-        """Wait for the loss, then let go; ``drop`` tells the kernel, ``life`` is that of the background work."""
+    async def unless_lost(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Do ``action``, which may wait for background work; raises Denied if the right is gone, or goes meanwhile."""
+        if not self.reason:
+            with trio.CancelScope() as scope:
+                self._waiting.add(scope)
+                try:
+                    return await action()
+                finally:
+                    self._waiting.discard(scope)
+        raise Denied(Code.FORBIDDEN, self.reason)
+
+    async def run(self, cache: Path, binding: Binding, vfs: Vfs, content: Content, drop: Drop) -> None:
+        """Wait for the loss, then let go; ``drop`` tells the kernel."""
         await self._noted.wait()
         error = self._error
         assert error is not None
         self.reason = reason = f"your right to this space has ended: {error.message}"
         binding.bar(reason)
         inodes, names = cached_by_kernel(vfs.core)
-        life.cancel()
-        await trio.lowlevel.checkpoint()
+        drop(inodes, names)  # first: until then the kernel answers by itself
+        for scope in (self.life, *self._waiting):
+            scope.cancel()
+        with trio.move_on_after(UNWIND_S):
+            await self.life_ended.wait()  # it has files open that are closed below
         folder = salvage(vfs.core, content, cache / "recovery", error)
-        drop(inodes, names)
         await content.aclose()
         vfs.core.ledger.journal.close()
         vfs.core.rows.replica.close()
