@@ -11,6 +11,7 @@ buffers have budgets. ``write``, ``flush`` and ``read`` fail with an error rathe
 ``write``, ``cut``, ``drop``, ``close`` and all settling run on the loop without suspension, so each is atomic.
 """
 
+import contextlib
 import itertools
 import ssl
 import time
@@ -166,13 +167,19 @@ class Content:
         """Whether any byte of ``ino`` is not entered as a Write yet."""
         return ino in self._files
 
-    def dirty_inodes(self) -> list[InodeId]:
-        """Files with bytes that are not entered as Writes yet."""
-        return list(self._files)
+    def unstored_inodes(self) -> list[InodeId]:
+        """Files with bytes that are not known to be committed."""
+        return list(dict.fromkeys((*self._files, *self._spill.inodes())))
 
-    def dirty_pieces(self, ino: InodeId) -> Iterator[tuple[int, bytes]]:
-        """The dirty bytes of a file with their offsets, as far as they can be had."""
+    def unstored_pieces(self, ino: InodeId) -> Iterator[tuple[int, bytes]]:
+        """Such bytes of a file with their offsets, older ones first, as far as they can be had.
+
+        Those that were closed are had from the spill: they may be durable, but their Write was not committed.
+        """
         assert self._uploader is not None
+        for record in self._spill.records(ino):
+            with contextlib.suppress(ChunkFault):  # noted where it was found
+                yield record.offset, self._spill.read(record)
         for piece in self._files.get(ino, ()):
             data = self._uploader.bytes_of(piece, piece.start, piece.end)
             if data is not None:

@@ -161,12 +161,13 @@ class Replica:
         """The unlinked inodes that were open here."""
         return {row[0] for row in self._select("select ino from orphan")}
 
-    def name_of(self, ino: int) -> Dentry | None:
-        """A name of an inode; slow, for names are not kept by inode."""
-        row = self._select(
-            "select parent, name, dentry, kind from dentry where ino = ? limit 1", (ino,)
-        ).fetchone()
-        return None if row is None else Dentry(row[0], row[1], InodeId(ino), row[3], row[2])
+    def names_of(self, inos: Iterable[int]) -> dict[int, Dentry]:
+        """One name of each inode that has one here; a look at all names, for they are not kept by inode."""
+        rows = self._select(
+            "select ino, parent, name, dentry, kind from dentry where ino in (select value from json_each(?))",
+            (json.dumps(list(inos)),),
+        )
+        return {row[0]: Dentry(row[1], row[2], InodeId(row[0]), row[4], row[3]) for row in rows}
 
     def everything(self) -> tuple[set[int], set[tuple[int, bytes]]]:
         """All inodes and names of which something is known here."""

@@ -1,8 +1,9 @@
 """Work that was not shipped when the right to the space was lost: kept for its author, never applied.
 
 A folder below ``recovery`` gets the operations as lines of JSON (``changes.jsonl``) and, under ``files``, the bytes
-of each dirty file at its path: those that were written here and not stored, with holes for the rest, which is not
-ours any more. Whatever cannot be written is logged; nothing here may keep the caches from being dropped.
+of each file that were written here and are not known to be committed, at its path, with holes for the rest, which
+is not ours any more. Names came from a server: none leads out of that folder. What cannot be written is logged,
+and keeps neither the other files from being written nor the caches from being dropped.
 """
 
 import os
@@ -31,50 +32,73 @@ def salvage(core: Core, content: Content, recovery: Path, error: CloudVergeError
     """Keep what was not shipped; the folder it lies in, or None if there was nothing."""
     entries = [entry_of(item) for item in core.ledger.outbox]
     held = list(core.holding.held.values())
-    dirty = content.dirty_inodes()
-    if not (entries or held or dirty):
+    unstored = content.unstored_inodes()
+    if not (entries or held or unstored):
         return None
     folder = recovery / f"{time.strftime('%Y%m%d-%H%M%S')}-not-shipped"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_changes(folder / "changes.jsonl", entries, held, error)
-        for ino in dirty:
-            path = folder / "files" / path_of(core.rows, ino)
-            _write_dirty(path, content.dirty_pieces(ino))
     except OSError as failure:
-        _log.error("not all that was not shipped could be kept", folder=str(folder), error=str(failure))
+        _log.error("changes that were not shipped could not be kept", folder=str(folder), error=str(failure))
+    paths = Paths(core.rows, unstored)
+    for ino in unstored:
+        keep(folder / "files", paths.of(ino), ino, content.unstored_pieces(ino))
     return folder
 
 
-def _write_dirty(path: Path, pieces: Iterable[tuple[int, bytes]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def keep(folder: Path, path: Path, ino: InodeId, pieces: Iterable[tuple[int, bytes]]) -> None:
+    """Write the bytes of a file to ``path`` below ``folder``, or under its number where that cannot be."""
     try:
-        for offset, data in pieces:
-            os.pwrite(fd, data, offset)
-    finally:
-        os.close(fd)
+        try:
+            fd = _create(folder / path)
+        except OSError:  # too long, or another file is there
+            fd = _create(folder / f"inode-{ino}")
+        try:
+            for offset, data in pieces:
+                os.pwrite(fd, data, offset)
+        finally:
+            os.close(fd)
+    except OSError as failure:
+        _log.error(
+            "a file that was not shipped could not be kept", ino=ino, path=str(path), error=str(failure)
+        )
 
 
-def path_of(rows: Rows, ino: InodeId) -> Path:
-    """Where the inode is, as far as its names are known here; its number stands for what is not."""
-    parts: list[str] = []
-    for _ in range(DEPTH_MAX):
-        if ino == ROOT_INODE:
-            break
-        name = _name_of(rows, ino)
-        if name is None:
-            parts.append(f"inode-{ino}")
-            break
-        parts.append(os.fsdecode(name.name))
-        ino = name.parent
-    return Path(*reversed(parts))
+def _create(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def _name_of(rows: Rows, ino: InodeId) -> Dentry | None:
-    for changed in (rows.changes.names, rows.being_written.names):
-        for names in changed.values():
-            for entry in names.values():
-                if entry is not None and entry.ino == ino:
-                    return entry
-    return rows.replica.name_of(ino)
+class Paths:
+    """Where inodes are, as far as their names are known here; numbers stand for what is not, or is no name."""
+
+    def __init__(self, rows: Rows, inos: Iterable[InodeId]) -> None:
+        self._names: dict[int, Dentry] = {}
+        for changes in (rows.being_written, rows.changes):
+            for names in changes.names.values():
+                self._names |= {int(entry.ino): entry for entry in names.values() if entry is not None}
+        level = set[int](inos)
+        for _ in range(DEPTH_MAX):
+            level.discard(ROOT_INODE)
+            if not level:
+                break
+            self._names |= rows.replica.names_of(level - self._names.keys())
+            level = {int(self._names[ino].parent) for ino in level if ino in self._names}
+
+    def of(self, ino: InodeId) -> Path:
+        """The path of ``ino``: relative, and without steps up."""
+        parts: list[str] = []
+        at = ino
+        while at != ROOT_INODE and len(parts) < DEPTH_MAX:
+            entry = self._names.get(at)
+            if entry is None:
+                parts.append(f"inode-{at}")
+                break
+            parts.append(os.fsdecode(entry.name) if _is_a_name(entry.name) else f"inode-{at}")
+            at = entry.parent
+        return Path(*reversed(parts or [f"inode-{ino}"]))
+
+
+def _is_a_name(name: bytes) -> bool:
+    return name not in (b"", b".", b"..") and b"/" not in name and b"\0" not in name

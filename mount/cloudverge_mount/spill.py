@@ -102,6 +102,10 @@ class Spill:
         """The records of ``ino`` that have not been released, oldest first."""
         return self._records.get(ino, ())
 
+    def inodes(self) -> list[InodeId]:
+        """Those that have records."""
+        return list(self._records)
+
     def sweep(self) -> None:
         """After recovery: remove the segments that no record names."""
         self._old = 0
