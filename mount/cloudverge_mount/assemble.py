@@ -154,6 +154,10 @@ class MountProcess:
         self._ticket = ticket
         return Hello(PROTOCOL_VERSION, ticket.ticket, self._identity.cluster, "", software())
 
+    def _distrusted(self) -> None:
+        self._identity.renew()
+        self._session.doubt()
+
     async def _is_entitled(self) -> None:
         """Ask auth whether we still are; raises what it refuses us with."""
         self._identity.renew()
@@ -168,7 +172,7 @@ class MountProcess:
 
     async def _open(self, nursery: trio.Nursery, space: SpaceId) -> None:
         tls, cache = self._endpoints.tls(), self._folder.path
-        link = Link(self._address, self._hello, nursery, tls=tls, distrusted=self._identity.renew)
+        link = Link(self._address, self._hello, nursery, tls=tls, distrusted=self._distrusted)
         meta = MetaClient(link)
         mountpoint = str(self._config.mountpoint)
         request = SessionOpen(space, self._folder.cache_id(), socket.gethostname(), mountpoint)

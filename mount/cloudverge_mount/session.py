@@ -1,6 +1,7 @@
 """The session: this mount's right to act on its space, opened, kept alive, and opened again when it was lost.
 
-The lease is renewed every third of its length. What can go wrong, and what then holds:
+The lease is renewed every third of its length at least, and often enough to hear soon that a right has ended; at once
+when a server does not believe us (``doubt``). What can go wrong, and what then holds:
 
 * The metaserver does not answer: the lease runs out, ``offline`` becomes true, names and cached bytes are served
   on, and renewing is tried every second.
@@ -31,6 +32,7 @@ START_WAIT_S: Final = 30.0  # for servers that are just starting
 IN_USE_POLL_S: Final = 1.0
 REOPEN_EVERY_S: Final = 3.0
 READER_EVERY_S: Final = 1.0
+WRITER_EVERY_S: Final = 2.0
 REVOKING: Final = (Code.UNAUTHORIZED, Code.FORBIDDEN, Code.NOT_FOUND)
 GRACE_S: Final = 2.0  # after a foreign lease should have ended
 
@@ -60,6 +62,7 @@ class Session:
         self._ids = IdRange()
         self._refilling = trio.Lock()
         self._ids_low = trio.Event()
+        self._doubted = trio.Event()
         self._used = (0, 0)
         self._quota = (0, 0)
         self._free = (0, 0)  # room on the servers, and what was used when they told it
@@ -237,7 +240,8 @@ class Session:
 
     async def _keep_lease(self) -> None:
         while True:
-            await trio.sleep(self._pause_s())
+            with trio.move_on_after(self._pause_s()):
+                await self._doubted.wait()
             try:
                 await (self._reopen() if self.trouble else self._renew())
             except Unavailable as error:
@@ -245,13 +249,19 @@ class Session:
                 await trio.sleep(RETRY_S)
             except CloudVergeError as error:
                 await self._lost(error)
+            self._doubted = trio.Event()  # what was doubted meanwhile has been answered
+
+    def doubt(self) -> None:
+        """A server did not believe our ticket: find out soon whether our right has ended."""
+        if not self.trouble:
+            self._doubted.set()
 
     def _pause_s(self) -> float:
         """Until the next renewal; who only reads asks more often, for that is how he hears of changes."""
         if self.trouble:
             return REOPEN_EVERY_S
-        pause_s = self._lease.renewal_in(self._clock())
-        return min(pause_s, READER_EVERY_S) if self._granted.read_only else pause_s
+        every_s = READER_EVERY_S if self._granted.read_only else WRITER_EVERY_S
+        return min(self._lease.renewal_in(self._clock()), every_s)
 
     async def _renew(self) -> None:
         asked_at = self._clock()
