@@ -65,7 +65,10 @@ async def open_services(settings: AuthSettings, passwords: Passwords) -> AsyncIt
         if admin_invite and await invites.take_in(pool, admin_invite):
             log.info("an administrator invitation was taken in", path=str(settings.admin_invite_file))
         await passwords.prepare()
-        tasks = [asyncio.ensure_future(keys.keep_fresh()), asyncio.ensure_future(_sweep(pool))]
+        tasks = [
+            asyncio.ensure_future(keys.keep_fresh(settings.key_days)),
+            asyncio.ensure_future(_sweep(pool)),
+        ]
         yield Services(
             pool,
             ids,

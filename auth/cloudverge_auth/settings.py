@@ -46,6 +46,7 @@ class AuthSettings(DatabaseSettings):
         0, ge=0, le=ID_MAX, description="quota of a new user over all his spaces (0: none)"
     )
     user_quota_inodes: int = Field(0, ge=0, le=ID_MAX, description="the same in inodes (0: none)")
+    key_days: int = Field(30, ge=0, le=3650, description="age at which signing keys are rotated (0: never)")
     hashing_threads: int = Field(2, ge=1, le=64, description="password hashes at a time, 64 MiB each")
 
     @property

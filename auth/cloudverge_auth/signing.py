@@ -14,7 +14,7 @@ import structlog
 
 from cloudverge_auth.keys import KeyRing, SigningKey
 from cloudverge_auth.tokens import ACCESS_LIFE_S
-from cloudverge_protocol.errors import Code, Unavailable
+from cloudverge_protocol.errors import Code, Refused, Unavailable
 from cloudverge_wire.database import connection
 from cloudverge_wire.migrate import locked
 
@@ -65,23 +65,46 @@ class SigningKeys:
                 await connected.execute(_INSERT, *_row(SigningKey.generate()), timedelta(0))
 
     async def rotate(self) -> str:
-        """Add a key that takes over soon, and retire the ones before it from then on; returns its kid."""
+        """Add a key that takes over soon, and retire the ones before it from then on; returns its kid.
+
+        Raises Refused(BUSY) while another is about to: so few are published at a time.
+        """
         fresh = SigningKey.generate()
         async with locked(self._pool) as connected:
+            if await connected.fetchval(
+                "select exists (select from auth.signing_keys where signs_from > now())"
+            ):
+                raise Refused(Code.BUSY, "a new key is about to take over already: wait three minutes")
             ahead = timedelta(seconds=PUBLISH_AHEAD_S)
             await connected.execute(_RETIRE, ahead)
             await connected.execute(_INSERT, *_row(fresh), ahead)
         await self.load()
         return fresh.kid
 
-    async def keep_fresh(self) -> None:
-        """Load again for ever; a database that is away changes nothing."""
+    async def keep_fresh(self, days: int) -> None:
+        """Load again for ever, and rotate keys that are ``days`` old (0: never).
+
+        A database that is away changes nothing.
+        """
         while True:
             await asyncio.sleep(RELOAD_S)
             try:
+                await self.rotate_if_older(timedelta(days=days)) if days else None
                 await self.load()
             except Unavailable:
                 log.info("signing keys not reloaded: the database is away")
+
+    async def rotate_if_older(self, age: timedelta) -> None:
+        """Rotate when the newest key has that age."""
+        async with connection(self._pool) as connected:
+            is_due = await connected.fetchval(
+                "select max(created_at) < now() - $1::interval from signing_keys", age
+            )
+        if is_due:
+            try:
+                log.info("signing keys rotated", kid=await self.rotate())
+            except Refused:
+                log.debug("another server has rotated the keys")
 
 
 def _row(key: SigningKey) -> tuple[str, bytes]:

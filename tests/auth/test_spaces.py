@@ -1,6 +1,7 @@
 """Devices, spaces and the tickets for them."""
 
 import time
+from datetime import timedelta
 
 import pytest
 
@@ -168,6 +169,19 @@ class TestSigningKeys:
         ann.take((await auth.post("/v1/refresh", refresh_token=ann.refresh)).json())
         assert await ann.is_in()
         assert (await ticket_of(auth, ann)).user == ann.id
+
+    async def test_keys_of_an_age_are_rotated_and_one_at_a_time(self, auth):
+        keys, pool = auth.services.keys, auth.services.pool
+        await keys.rotate_if_older(timedelta(days=30))
+        assert len(keys.ring.keys) == 1
+        await pool.execute("update signing_keys set created_at = created_at - interval '31 days'")
+        await keys.rotate_if_older(timedelta(days=30))
+        assert len(keys.ring.keys) == 2
+        await pool.execute("update signing_keys set created_at = created_at - interval '31 days'")
+        await keys.rotate_if_older(timedelta(days=30))
+        assert len(keys.ring.keys) == 2, "one is about to take over already"
+        with pytest.raises(Refused):
+            await keys.rotate()
 
     async def test_keys_in_memory_outlive_a_database_that_is_away(self, auth, postgres):
         keys: SigningKeys = auth.services.keys

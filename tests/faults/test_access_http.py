@@ -71,6 +71,7 @@ ROWS = {
         ("POST", "/v1/admin/invites"): ADMIN,
         ("GET", "/v1/admin/invites"): ADMIN,
         ("DELETE", "/v1/admin/invites/{invite}"): ADMIN,
+        ("POST", "/v1/admin/keys"): ADMIN,
         ("GET", "/v1/admin/policy"): ADMIN,
         ("PUT", "/v1/admin/policy"): ADMIN,
         ("GET", "/v1/revocations"): JOIN_AUTH,

@@ -68,3 +68,9 @@ class Policy(Body):
     """Who may sign up."""
 
     sign_up: SignUp
+
+
+class KeyMade(BaseModel):
+    """The id of a signing key that takes over soon."""
+
+    kid: str

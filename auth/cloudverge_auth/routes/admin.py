@@ -17,6 +17,7 @@ from cloudverge_auth.routes.rights import seconds_of
 from cloudverge_auth.routes.spaces import ENTRIES, shown_log
 from cloudverge_auth.services import Services
 from cloudverge_protocol.ids import SpaceId
+from cloudverge_wire.database import transaction
 
 
 def _user(user: User) -> bodies.UserOut:
@@ -49,7 +50,18 @@ def make_admin_routes(services: Services) -> APIRouter:
     router = APIRouter(prefix="/v1/admin", responses=refusals(401, 403))
     _add_users(router, services)
     _add_invites(router, services)
+    _add_keys(router, services)
     return router
+
+
+def _add_keys(router: APIRouter, services: Services) -> None:
+    @router.post("/keys", responses=refusals(429))
+    async def rotate_keys(request: Request) -> bodies.KeyMade:
+        """Have a new signing key take over in three minutes; nobody is signed out."""
+        kid = await services.keys.rotate()
+        async with transaction(services.pool) as connected:
+            await audit.record(connected, caller_of_request(request), audit.ACCOUNTS, "keys.rotate", kid)
+        return bodies.KeyMade(kid=kid)
 
 
 def _add_users(router: APIRouter, services: Services) -> None:

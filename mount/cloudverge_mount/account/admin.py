@@ -82,6 +82,22 @@ def policy(
     run(wish_of(server, cluster, user), ask)
 
 
+@admin.command("rotate-keys")
+def rotate_keys(
+    server: Server = "", cluster: Cluster = None, user: User = "", as_json: AsJson = False
+) -> None:
+    """Have a new key sign tickets from now on; nobody is signed out."""
+
+    async def ask(people: People) -> None:
+        made = await people.rotate_keys()
+        if as_json:
+            show_json(made)
+        else:
+            typer.echo(f"key {made.kid} takes over in three minutes")
+
+    run(wish_of(server, cluster, user), ask)
+
+
 @admin.command("log")
 def accounts_log(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000)] = 50,

@@ -171,3 +171,9 @@ class Policy(msgspec.Struct, frozen=True):
     """Who may sign up: open, invite or closed."""
 
     sign_up: str
+
+
+class NewKey(msgspec.Struct, frozen=True):
+    """The id of a signing key that takes over soon."""
+
+    kid: str

@@ -145,6 +145,9 @@ class People:
     async def revoke_invite(self, invite: int) -> None:
         await self._ask("DELETE", f"/v1/admin/invites/{invite}", a.Fine)
 
+    async def rotate_keys(self) -> a.NewKey:
+        return await self._ask("POST", "/v1/admin/keys", a.NewKey)
+
     async def policy(self) -> a.Policy:
         return await self._ask("GET", "/v1/admin/policy", a.Policy)
 
