@@ -22,6 +22,7 @@ from cloudverge_protocol.operations import (
     Create,
     Link,
     Operation,
+    Reap,
     Rename,
     Rmdir,
     Unlink,
@@ -119,6 +120,8 @@ class Confinement:
             self._lost(op.ino, is_orphan)
         elif isinstance(op, Rename) and op.target not in (0, op.ino) and not op.flags & RENAME_EXCHANGE:
             self._lost(op.target, is_orphan)
+        elif isinstance(op, Reap):
+            self.own.discard(op.ino)
 
     def _lost(self, ino: InodeId, is_orphan: Callable[[InodeId], bool]) -> None:
         self.names[ino] = self.names.get(ino, 0) - 1

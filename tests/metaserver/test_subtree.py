@@ -117,6 +117,11 @@ def test_what_lost_its_last_name_stays_only_for_who_has_it_open(confined):
     assert not holds(confined, FILE)
 
 
+def test_what_was_reaped_is_nobodys(confined):
+    confined.applied(Reap(OPEN), never)
+    assert not holds(confined, OPEN)
+
+
 def test_what_a_rename_replaces_has_a_name_less_and_what_it_moves_has_as_many(confined):
     confined.applied(rename(ROOT, FOLDER, FILE, FOLDER), never)
     assert not holds(confined, FOLDER)
