@@ -110,10 +110,14 @@ class LogEntry(msgspec.Struct, frozen=True):
 
 
 class Log(msgspec.Struct, frozen=True):
-    """A page of a log, newest first; ``intact``: nothing in its chain was changed or removed."""
+    """A page of a log, newest first; ``intact``: nothing in its chain was changed or removed.
+
+    ``next``: before which entry the next page begins; a page may be empty and not the last.
+    """
 
     entries: list[LogEntry]
     intact: bool = True
+    next: int | None = None
 
 
 class Step(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cloudverge_mount.account.answers import Grant, Log, Member
+from cloudverge_mount.account.answers import Grant, Log, LogEntry, Member
 from cloudverge_mount.account.flags import AsJson, Cluster, Server, User, wish_of
 from cloudverge_mount.account.history import Line, merged
 from cloudverge_mount.account.opening import run
@@ -20,6 +20,7 @@ from cloudverge_mount.account.when import show_when
 from cloudverge_protocol.errors import Code, Refused
 
 NEWEST = 50
+PAGES_MAX = 100
 
 
 async def _rules(people: People, found: Found) -> tuple[list[Member], list[Grant], bool]:
@@ -131,10 +132,25 @@ def log(
     run(wish_for(located, wish_of(server, cluster, user)), ask)
 
 
+async def _pages(people: People, found: Found, limit: int, *, below: bool) -> Log:
+    """As many pages as ``limit`` entries take: a server looks through so much of a large log at a time."""
+    entries: list[LogEntry] = []
+    intact, before = True, None
+    for _ in range(PAGES_MAX):
+        page = await people.files_log(
+            found.ticket, found.thing.ino, below=below, before=before, limit=limit - len(entries)
+        )
+        entries += page.entries
+        intact, before = intact and page.intact, page.next
+        if before is None or len(entries) >= limit:
+            break
+    return Log(entries, intact, before)
+
+
 async def _files_log(people: People, found: Found, limit: int) -> Log:
     try:
         below = found.thing.kind == "folder"
-        return await people.files_log(found.ticket, found.thing.ino, below=below, limit=limit)
+        return await _pages(people, found, limit, below=below)
     except Refused as error:
         if error.code != Code.NOT_FOUND:
             raise
