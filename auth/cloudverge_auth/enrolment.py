@@ -5,6 +5,7 @@ unknown gets the one refusal, whatever else the request holds. A request that ca
 """
 
 import secrets
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -39,16 +40,23 @@ async def enrol(
     name: str,
     *,
     has_ca: bool,
+    taken: Collection[str] = (),
 ) -> str:
     """Use the code up for a certificate ("" on a cluster without a CA).
 
-    Raises Denied(UNAUTHORIZED), ProtocolFault(BAD_REQUEST), or Refused(NOT_SUPPORTED) where the CA's key is not.
+    ``taken``: the machines of auth and the metaserver, which a storage host must not be able to pass itself off as.
+    Raises Denied(UNAUTHORIZED), ProtocolFault(BAD_REQUEST), or Refused (INVALID; NOT_SUPPORTED where the CA's key
+    is not).
     """
     async with transaction(pool) as connected:
         if await connected.fetchval(_USE, hash_of(code), host) is None:
             raise Denied(Code.UNAUTHORIZED, INVALID_MESSAGE)
         if authority is None and has_ca:
             raise Refused(Code.NOT_SUPPORTED, "this server has no CA key: start it with --ca-key-file")
+        if host.lower() in taken:
+            raise Refused(
+                Code.INVALID, f"{host} is this cluster's own address: name that of the storage host"
+            )
         public_key_of(csr)  # also where nothing is signed: what is accepted does not depend on it
         certificate = authority.sign(csr, host, name, datetime.now(UTC)) if authority else ""
     log.info("a server enrolled", host=host, name=name)

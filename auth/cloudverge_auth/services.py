@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import structlog
@@ -22,6 +23,7 @@ from cloudverge_protocol.errors import Code, ProtocolFault, Unavailable
 from cloudverge_wire.clusterid import ClusterIds, ensure_cluster
 from cloudverge_wire.database import close_pool, connection, database_errors, open_pool, read_dsn
 from cloudverge_wire.join import read_join_token
+from cloudverge_wire.listen import is_loopback
 from cloudverge_wire.migrate import migrate
 
 PACKAGE, SCHEMA = "cloudverge_auth", "auth"
@@ -44,6 +46,7 @@ class Services:
     metaserver_url: str = ""
     ca_pem: str = ""
     authority: Authority | None = None
+    own_hosts: frozenset[str] = frozenset()  # where auth and the metaserver are, but for loopback
     now_s: Callable[[], float] = time.time
 
 
@@ -80,6 +83,7 @@ async def open_services(settings: AuthSettings, passwords: Passwords) -> AsyncIt
             settings.metaserver_url.rstrip("/"),
             ca_pem,
             authority,
+            _own_hosts(settings),
         )
     finally:
         for task in tasks:
@@ -96,6 +100,12 @@ def _accounts(
     of_space = Quota(settings.quota_bytes, settings.quota_inodes)
     of_user = Quota(settings.user_quota_bytes, settings.user_quota_inodes)
     return Accounts(pool, passwords, defaults, of_space, of_user)
+
+
+def _own_hosts(settings: AuthSettings) -> frozenset[str]:
+    metaserver = urlsplit(f"//{settings.metaserver}").hostname, urlsplit(settings.metaserver_url).hostname
+    hosts = {settings.host, *(host for host in metaserver if host)}
+    return frozenset(host.lower() for host in hosts if not is_loopback(host))
 
 
 def _secret(path: Path | None, what: str) -> str:

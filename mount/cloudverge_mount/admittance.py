@@ -49,7 +49,16 @@ def make_identity(
         grant=config.grant,
         new=_as_kept(config, cluster, user),
         may_sign_up=config.cluster_folder is not None,
+        invitation=_first_invitation(config.cluster_folder),
     )
+
+
+def _first_invitation(folder: Path | None) -> str:
+    """What lets the owner of a cluster's folder in where sign-up is by invitation; good once."""
+    try:
+        return (folder / "secrets" / "admin-invitation").read_text().strip() if folder else ""
+    except OSError:
+        return ""
 
 
 def _credentials_of(config: MountConfig, cluster: str, user: str, profiles: Profiles) -> CredentialFile:

@@ -99,12 +99,19 @@ class Identity(TicketKeeper):
         grant: int | None = None,
         new: Credentials | None = None,
         may_sign_up: bool = False,
+        invitation: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(cluster, clock)
         self._auth = auth
         self._sign_in = SignIn(
-            auth, file, new or Credentials(cluster, user), device=device, may_sign_up=may_sign_up, clock=clock
+            auth,
+            file,
+            new or Credentials(cluster, user),
+            device=device,
+            may_sign_up=may_sign_up,
+            invitation=invitation,
+            clock=clock,
         )
         self._wanted: int | str = int(space) if space.isdecimal() else space
         self._grant = grant

@@ -210,6 +210,21 @@ class TestEnrolling:
             assert (answer.status_code, answer.json()["code"]) == (409, "NOT_SUPPORTED")
         assert await auth.sql("select used_at is null from enrolments where until is not null limit 1"), code
 
+    @pytest.mark.parametrize("host", ["auth.example", "META.example", "10.9.9.9"])
+    async def test_a_storage_host_gets_no_certificate_for_auths_or_the_metaservers_address(
+        self, start_auth, host
+    ):
+        auth = await start_auth(
+            host="auth.example",
+            metaserver="meta.example:7421",
+            metaserver_url="https://10.9.9.9:1",
+            insecure=True,
+        )
+        body = {"code": await code_of(auth), "csr": request_of(KEYS["EC"]()), "host": host}
+        answer = await auth.post("/v1/enrol", **body)
+        assert (answer.status_code, answer.json()["code"]) == (400, "INVALID")
+        assert (await auth.post("/v1/enrol", **body | {"host": "store.example"})).status_code == 200
+
     async def test_a_cas_key_that_is_open_to_others_is_refused(self, start_auth, trust, tmp_path):
         trust.cert_pem.write_to_path(tmp_path / "ca.pem")
         trust.private_key_pem.write_to_path(tmp_path / "ca.key")

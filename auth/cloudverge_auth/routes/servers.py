@@ -60,7 +60,7 @@ def make_server_routes(services: Services) -> APIRouter:
 
 def make_enrolment_routes(services: Services) -> APIRouter:
     """For anybody: the code is the token."""
-    router = APIRouter(responses=refusals(401, 409))
+    router = APIRouter(responses=refusals(400, 401, 409))
 
     @router.post("/v1/enrol")
     async def enrol(body: bodies.Enrol) -> bodies.Enrolled:
@@ -74,6 +74,7 @@ def make_enrolment_routes(services: Services) -> APIRouter:
             body.host,
             body.name,
             has_ca=bool(services.ca_pem),
+            taken=services.own_hosts,
         )
         return bodies.Enrolled(
             certificate=certificate,

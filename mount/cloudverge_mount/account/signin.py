@@ -28,7 +28,7 @@ T = TypeVar("T")
 class SignIn:
     """``new`` is what is kept of somebody who has not signed in yet: who, and where.
 
-    ``may_sign_up``: an embedded cluster, where the account is made when needed.
+    ``may_sign_up``: an embedded cluster, where the account is made when needed; by ``invitation`` if not otherwise.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class SignIn:
         *,
         device: str,
         may_sign_up: bool = False,
+        invitation: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._auth = auth
@@ -46,6 +47,7 @@ class SignIn:
         self._new = new
         self._device = device
         self._may_sign_up = may_sign_up
+        self._invitation = invitation
         self._clock = clock
         self._access = ""
         self._access_until = 0.0
@@ -127,6 +129,8 @@ class SignIn:
         try:
             return await self._auth.sign_up(known.user, known.password, self._device)
         except CloudVergeError as error:
+            if error.code == Code.FORBIDDEN and self._invitation:
+                return await self._auth.sign_up(known.user, known.password, self._device, self._invitation)
             if error.code != Code.EXISTS:
                 raise
         return await self._auth.sign_in(known.user, known.password, self._device)
