@@ -24,7 +24,7 @@ from cloudverge_metaserver.cluster import Cluster
 from cloudverge_metaserver.contents import Contents
 from cloudverge_metaserver.database import Database
 from cloudverge_metaserver.deletion import Deletion
-from cloudverge_metaserver.frames import FrameRoutes
+from cloudverge_metaserver.frames import USER_BYTES, FrameRoutes, user_of
 from cloudverge_metaserver.gateway import LinkGateway
 from cloudverge_metaserver.housekeeping import Abandoned, Job
 from cloudverge_metaserver.linkcookie import LinkCookies
@@ -50,6 +50,7 @@ from cloudverge_protocol.ids import PROTOCOL_VERSION
 from cloudverge_protocol.messages import FrameType, Hello, HelloReply
 from cloudverge_wire.clusterid import ClusterIds, ensure_cluster
 from cloudverge_wire.database import database_errors, read_dsn
+from cloudverge_wire.flow import Shares
 from cloudverge_wire.frameserver import serve_frames
 from cloudverge_wire.httpserve import serve_http
 from cloudverge_wire.join import read_join_token
@@ -202,6 +203,7 @@ async def _listen(
         handle=routes.handle,
         ssl=server_tls(tls) if tls else None,
         insecure=settings.insecure,
+        shares=Shares(user_of, USER_BYTES),
     )
     stack.push_async_callback(frames.close)
     http = await serve_http(

@@ -1,12 +1,14 @@
 """The frame port: which handler answers which request.
 
 Every request is made by a signed-in device on one space; what is asked of another space is answered as if it
-did not exist. Handlers hold no state between requests but what may be forgotten (``kept``): any metaserver could
-answer the next one.
+did not exist. What one user can have under way is bounded, however many connections he has. Handlers hold no state
+between requests but what may be forgotten (``kept``): any metaserver could answer the next one.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from cloudverge_auth.tokens import Identity
 from cloudverge_metaserver.batches import commit_batch
@@ -16,6 +18,7 @@ from cloudverge_metaserver.kept import KeptSpaces
 from cloudverge_metaserver.reading import Reading
 from cloudverge_metaserver.sessions import Sessions
 from cloudverge_protocol.errors import Code, ProtocolFault
+from cloudverge_protocol.ids import UserId
 from cloudverge_protocol.messages import (
     Batch,
     BatchReply,
@@ -32,6 +35,32 @@ from cloudverge_wire.peer import Answer, Peer
 Handler = Callable[[Identity, Any], Awaitable[Message]]
 
 EMPTY: Final = Empty()
+USER_BYTES: Final = (
+    8 * 1024 * 1024
+)  # of requests that one user may have under way; decoded they are ten times that
+AT_ONCE: Final = 3  # of them are worked on
+SEALS_AT_ONCE: Final = 1  # beside those: they wait for chunkservers
+
+
+def user_of(identity: object) -> UserId:
+    """Whose request it is."""
+    assert isinstance(identity, Identity)
+    return identity.user
+
+
+class Turns:
+    """How many requests of one user are worked on at a time: nobody has all connections to the database."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._of: WeakValueDictionary[UserId, asyncio.Semaphore] = WeakValueDictionary()
+
+    def of(self, user: UserId) -> asyncio.Semaphore:
+        """To be held while a request of this user is worked on."""
+        turn = self._of.get(user)
+        if turn is None:
+            turn = self._of[user] = asyncio.Semaphore(self._at_once)
+        return turn
 
 
 class FrameRoutes:
@@ -47,6 +76,7 @@ class FrameRoutes:
     ) -> None:
         self._database, self._sessions, self._check = database, sessions, check
         self._kept = KeptSpaces()
+        self._turns, self._seals = Turns(AT_ONCE), Turns(SEALS_AT_ONCE)
         self.housekeep: Callable[[], None] = lambda: None  # called when there may be something to clear away
         self._handlers: dict[FrameType, Handler] = {
             FrameType.SESSION_OPEN: self._open,
@@ -74,7 +104,8 @@ class FrameRoutes:
             raise ProtocolFault(Code.BAD_REQUEST, f"a metaserver does not answer {kind.name}")
         assert isinstance(peer.identity, Identity)
         self._check(peer.identity)
-        return _answer(handler, peer.identity, message)
+        turns = self._seals if kind is FrameType.CHUNK_SEAL else self._turns
+        return _answer(handler, peer.identity, message, turns.of(peer.identity.user))
 
     async def _batch(self, identity: Identity, message: Batch) -> BatchReply:
         return await commit_batch(self._database, self._kept, identity, message)
@@ -95,5 +126,6 @@ class FrameRoutes:
         return EMPTY
 
 
-async def _answer(handler: Handler, identity: Identity, message: Message) -> Answer:
-    return await handler(identity, message), ()
+async def _answer(handler: Handler, identity: Identity, message: Message, turn: asyncio.Semaphore) -> Answer:
+    async with turn:
+        return await handler(identity, message), ()

@@ -11,7 +11,7 @@ from cloudverge_protocol.checksum import crc32c
 from cloudverge_protocol.errors import ChunkFault, Code, Denied, ProtocolFault, Unavailable
 from cloudverge_protocol.frames import encode_frame
 from cloudverge_protocol.messages import Append, AppendReply, Empty, FrameType, Read, ReadReply
-from cloudverge_wire.flow import IN_FLIGHT, IN_FLIGHT_BYTES, WRITE_HIGH_BYTES
+from cloudverge_wire.flow import IN_FLIGHT, IN_FLIGHT_BYTES, WRITE_HIGH_BYTES, Shares
 
 pytestmark = pytest.mark.anyio
 
@@ -320,3 +320,30 @@ async def test_a_full_server_turns_callers_away(frames, monkeypatch):
     with pytest.raises(Unavailable):
         await frames.client(server)
     assert await first.call(FrameType.PING, Empty()) == (Empty(), b"")
+
+
+async def test_connections_of_one_caller_share_what_may_be_under_way(frames):
+    running, release = [], asyncio.Event()
+
+    def handle(peer, kind, message, body):
+        async def work():
+            running.append(peer.identity.token)
+            await release.wait()
+            return AppendReply(len(body)), ()
+
+        return work()
+
+    server = await frames.serve(handle, shares=Shares(lambda identity: identity.token, 2 * MIB))
+    greedy = [await frames.client(server, "good-greedy") for _ in range(4)]
+    append = Append("", 1, 1, 0, (), False)
+    calls = [each.begin(FrameType.APPEND, append, (bytes(MIB),)) for each in greedy for _ in range(3)]
+    await asyncio.sleep(0.2)
+    assert 2 <= len(running) <= 3
+    modest = await frames.client(server, "good-modest")
+    one = modest.begin(FrameType.APPEND, append, (bytes(MIB),))
+    await asyncio.sleep(0.1)
+    assert running.count("good-modest") == 1
+    greedy[0].close()  # what it had under way ends, what it had not sent yet is nobody's loss
+    release.set()
+    assert len(await asyncio.gather(*calls[3:], one)) == 10
+    await asyncio.gather(*calls[:3], return_exceptions=True)

@@ -1,8 +1,9 @@
 """How much goes through a frame connection at a time, and how a frame is handed to its transport."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final
+from weakref import WeakValueDictionary
 
 from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.frames import Frame
@@ -22,16 +23,18 @@ def cost_of(frame: Frame, message: Message) -> int:
 
 
 class InFlight:
-    """The requests of one connection that are not answered yet, against the limits above."""
+    """Requests that are not answered yet, against a limit: those of one connection, or of all that one caller has."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int = IN_FLIGHT_BYTES) -> None:
         self.requests = 0
         self.bytes = 0
+        self._most_bytes = most_bytes
+        self._held: dict[Callable[[], None], None] = {}  # in the order in which they came
 
     @property
     def full(self) -> bool:
         """Whether the next request must wait."""
-        return self.requests >= IN_FLIGHT or self.bytes >= IN_FLIGHT_BYTES
+        return self.requests >= IN_FLIGHT or self.bytes >= self._most_bytes
 
     def add(self, cost_bytes: int) -> None:
         """A request begins."""
@@ -39,9 +42,37 @@ class InFlight:
         self.bytes += cost_bytes
 
     def remove(self, cost_bytes: int) -> None:
-        """It is answered."""
+        """It is answered; connections that were held go on, for as long as there is room."""
         self.requests -= 1
         self.bytes -= cost_bytes
+        while self._held and not self.full:
+            go_on = next(iter(self._held))
+            del self._held[go_on]
+            go_on()
+
+    def hold(self, go_on: Callable[[], None]) -> None:
+        """Call ``go_on`` once when there is room again."""
+        self._held[go_on] = None
+
+    def forget(self, go_on: Callable[[], None]) -> None:
+        """Its connection is gone."""
+        self._held.pop(go_on, None)
+
+
+class Shares:
+    """One limit for all connections of a caller, so that more connections do not mean more."""
+
+    def __init__(self, key: Callable[[object], Hashable], most_bytes: int) -> None:
+        self._key, self._most_bytes = key, most_bytes
+        self._shares: WeakValueDictionary[Hashable, InFlight] = WeakValueDictionary()
+
+    def of(self, identity: object) -> InFlight:
+        """What counts the requests of this caller."""
+        key = self._key(identity)
+        share = self._shares.get(key)
+        if share is None:
+            share = self._shares[key] = InFlight(self._most_bytes)
+        return share
 
 
 def write_frame(transport: asyncio.Transport, head: bytes, body: Sequence[Buffer]) -> None:

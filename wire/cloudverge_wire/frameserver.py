@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from cloudverge_protocol.messages import FrameType, Message
 from cloudverge_wire.admission import HELLO_WITHIN_S, Authenticate, Introduce
+from cloudverge_wire.flow import Shares
 from cloudverge_wire.listen import open_listener, tune_stream
 from cloudverge_wire.peer import Answer, Peer
 
@@ -56,8 +57,9 @@ async def serve_frames(
     handle: Callable[[Peer, FrameType, Message, memoryview], Answer | Awaitable[Answer] | None],
     ssl: tls.SSLContext | None = None,
     insecure: bool = False,
+    shares: Shares | None = None,
 ) -> FrameServer:
-    """Listen on ``host``:``port`` (0: any) and serve until ``close``.
+    """Listen on ``host``:``port`` (0: any) and serve until ``close``; ``shares``: what a caller may have under way.
 
     ``authenticate`` returns the caller's identity or raises; an attribute ``exp`` (Unix seconds) of it ends its
     authority. ``handle(peer, kind, message, body)`` is a plain function, called in arrival order. It returns
@@ -69,7 +71,7 @@ async def serve_frames(
     server = FrameServer(host, listener.getsockname()[1])
     loop = asyncio.get_running_loop()
     server._server = await loop.create_server(
-        lambda: _Accepted(authenticate, hello_reply, handle, server.peers),
+        lambda: _Accepted(authenticate, hello_reply, handle, server.peers, shares),
         sock=listener,
         ssl=ssl,
         ssl_handshake_timeout=HELLO_WITHIN_S if ssl is not None else None,

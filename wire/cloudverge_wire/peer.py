@@ -7,7 +7,8 @@ caller without a valid token are the same frame with the same message.
 
 Bounds: at most ``IN_FLIGHT`` requests and ``IN_FLIGHT_BYTES`` of their bodies and expected replies are under
 way; beyond that, or while the caller does not take its replies, nothing more is read from it. So a connection
-costs at most IN_FLIGHT_BYTES + WRITE_HIGH_BYTES + one frame. A caller that takes nothing for ``STALL_S`` is cut.
+costs at most IN_FLIGHT_BYTES + WRITE_HIGH_BYTES + one frame. With ``shares`` that limit is one for all connections
+of a caller. A caller that takes nothing for ``STALL_S`` is cut.
 
 Requests are handed on in arrival order by a plain call; what comes back may be the answer itself (no task), or
 an awaitable (run as a task). Tasks of a lost connection run to their end: half a request is worse than one
@@ -35,7 +36,7 @@ from cloudverge_wire.admission import (
     is_small_hello,
     unauthorized,
 )
-from cloudverge_wire.flow import WRITE_HIGH_BYTES, InFlight, cost_of, write_frame
+from cloudverge_wire.flow import WRITE_HIGH_BYTES, InFlight, Shares, cost_of, write_frame
 
 Answer = tuple[Message, Sequence[Buffer]]
 
@@ -59,9 +60,10 @@ class Peer(asyncio.BufferedProtocol):
         introduce: Introduce,
         handle: "Handle",
         peers: "set[Peer]",
+        shares: Shares | None = None,
     ) -> None:
         self._authenticate, self._introduce, self._handle = authenticate, introduce, handle
-        self._peers = peers
+        self._peers, self._shares = peers, shares
         self.identity: object | None = None
         self.hello: Hello | None = None
         self.address = "?"
@@ -146,6 +148,7 @@ class Peer(asyncio.BufferedProtocol):
                 timer.cancel()
         if self._greeting is not None:
             self._greeting.cancel()
+        self._in_flight.forget(self._advance)
         self._transport = None
         self._writing = True
         self._gone.set()
@@ -210,6 +213,8 @@ class Peer(asyncio.BufferedProtocol):
                 self._take(frame)
         except ProtocolFault as fault:
             self._lose_framing(fault)
+        if self._in_flight.full:
+            self._in_flight.hold(self._advance)
         self._set_reading(self._parting or not self._held())
 
     def _set_reading(self, wanted: bool) -> None:
@@ -255,22 +260,26 @@ class Peer(asyncio.BufferedProtocol):
         self._tasks.add(task)
         self._in_flight.add(cost)
         self._idle.clear()
-        task.add_done_callback(partial(self._done, kind, request_id, cost))
+        task.add_done_callback(partial(self._done, kind, request_id, cost, self._in_flight))
 
-    def _done(self, kind: FrameType, request_id: int, cost: int, task: "asyncio.Future[Answer]") -> None:
-        was_held = self._held()
+    def _done(
+        self,
+        kind: FrameType,
+        request_id: int,
+        cost: int,
+        in_flight: InFlight,
+        task: "asyncio.Future[Answer]",
+    ) -> None:
         self._tasks.discard(task)
-        self._in_flight.remove(cost)
         if task.cancelled():
             self.fail(kind, request_id, Unavailable(Code.UNAVAILABLE, "the server is stopping: try again"))
         elif (error := task.exception()) is not None:
             self._fail_with(kind, request_id, error)
         else:
             self._answer(kind, request_id, task.result())
-        if not self._in_flight.requests:
+        if not self._tasks:
             self._idle.set()
-        if was_held:
-            self._advance()
+        in_flight.remove(cost)
 
     def _answer(self, kind: FrameType, request_id: int, answer: Answer) -> None:
         try:
@@ -303,6 +312,9 @@ class Peer(asyncio.BufferedProtocol):
             self._refuse_with(FrameType.HELLO, request_id, error)
         else:
             self.identity, self.hello = identity, hello
+            if self._shares is not None:
+                self._in_flight.forget(self._advance)
+                self._in_flight = self._shares.of(identity)
             self._authority_ends_s = getattr(identity, "exp", None)
             self.reply(FrameType.HELLO, request_id, reply)
         finally:
