@@ -32,6 +32,7 @@ from cloudverge_protocol.errors import (
 from cloudverge_protocol.extents import bytes_in
 from cloudverge_protocol.ids import ChunkId, EntryNumber, Incarnation, Seq, SessionId
 from cloudverge_protocol.inodes import Extents
+from cloudverge_protocol.messages import Batch
 from cloudverge_protocol.operations import (
     RENAME_EXCHANGE,
     ChunkDone,
@@ -46,7 +47,9 @@ from cloudverge_protocol.operations import (
 
 _log = structlog.get_logger()
 
-ENTRIES_MAX = 50_000
+ENTRIES_MAX = 10_000  # a mount sends a fifth of it
+EXTENTS_MAX = 100_000  # in all writes of a batch
+RECEIPTS_MAX = 10_000
 
 
 class IdRanges:
@@ -93,10 +96,17 @@ class Applied:
     error: CloudVergeError | None = None
 
 
-def check_batch(entries: Sequence[Entry]) -> None:
-    """Refuse a batch whose entries cannot be journal entries in their order, before anything is applied."""
-    if len(entries) > ENTRIES_MAX:
-        raise ProtocolFault(Code.BAD_REQUEST, f"a batch of {len(entries)} entries, at most {ENTRIES_MAX}")
+def check_batch(batch: Batch) -> None:
+    """Refuse a batch that is too long, or whose entries cannot be journal entries in their order."""
+    entries = batch.entries
+    extents = sum(len(entry.op.extents) for entry in entries if type(entry.op) is Write)
+    for what, count, most in (
+        ("entries", len(entries), ENTRIES_MAX),
+        ("extents", extents, EXTENTS_MAX),
+        ("receipts", len(batch.receipts), RECEIPTS_MAX),
+    ):
+        if count > most:
+            raise ProtocolFault(Code.BAD_REQUEST, f"a batch of {count} {what}, at most {most}")
     last: dict[int, int] = {}
     for entry in entries:
         if entry.number <= last.get(entry.incarnation, 0):

@@ -57,7 +57,7 @@ async def commit_batch(
 ) -> BatchReply:
     """Commit what can be committed of ``batch``; raises Denied if its session may not act at all."""
     check_writer(identity)
-    check_batch(batch.entries)
+    check_batch(batch)
     if identity.is_confined:
         return await _commit_confined(database, identity, batch)
     kept = kept_spaces.take(identity.space)

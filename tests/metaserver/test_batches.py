@@ -361,3 +361,20 @@ async def test_pretending_to_create_an_existing_folder_hides_none_of_its_names(m
     reply = await mount.send(mount.entries([again, lie]))
     assert (reply.seqs, reply.refused_code) == ((), Code.EXISTS)
     assert await names_in(mount, folder.ino) == [b"x"]
+
+
+async def test_a_batch_that_is_too_long_is_refused_whole(mount, world):
+    await world.add_server()
+    await world.add_server()
+    (grant,) = await mount.allocate()
+    receipt = mount.receipts(grant, 10)[0]
+    many = Write(1, tuple(Extent(n, 1, grant.chunk, 0) for n in range(100_001)), 1 << 20, NOW_NS, NOW_NS)
+    for ops, receipts in (
+        ([Truncate(1, 0, NOW_NS)] * 10_001, ()),
+        ([many], ()),
+        ([], [receipt] * 10_001),
+    ):
+        with pytest.raises(CloudVergeError) as caught:
+            await mount.do(*ops, receipts=receipts)
+        assert caught.value.code == Code.BAD_REQUEST
+    assert await names_in(mount) == []
