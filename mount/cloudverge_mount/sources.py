@@ -104,7 +104,7 @@ class Sources:
         """The bytes [start, end) of ``chunk``, by a range ticket that covers them."""
         run, errors = await self._try_each(places, chunk, start, end, end, "exact", ticket)
         if run is None:
-            raise _worst(errors)
+            raise next((error for error in errors if error.code == Code.UNAUTHORIZED), None) or _worst(errors)
         return run.data
 
     async def _places_again(self, chunk: ChunkId, before: tuple[Place, ...]) -> tuple[Place, ...]:
@@ -234,10 +234,12 @@ class Sources:
         try:
             return await self._ask_once(attempt, place)
         except Denied as error:
-            if error.code != Code.UNAUTHORIZED or attempt.ticket:
+            if error.code != Code.UNAUTHORIZED:
                 raise
             self._tickets.expire()
             self._clients.distrust(place.server)
+            if attempt.ticket:
+                raise  # who gave it has to ask for another
         return await self._ask_once(attempt, place)
 
     async def _ask_once(self, attempt: _Attempt, place: Place) -> Run:
