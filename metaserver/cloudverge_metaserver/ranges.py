@@ -31,7 +31,7 @@ RANGES_PER_TICKET: Final = 64
 REGIONS_MAX: Final = 64  # that the spans of one request may meet
 
 _REGIONS: Final = """
-    select e.packed from unnest($2::bigint[], $3::bigint[]) with ordinality k(ino, region, n)
+    select k.n, e.packed from unnest($2::bigint[], $3::bigint[]) with ordinality k(ino, region, n)
     cross join lateral (
         select packed from meta.extents where space = $1 and ino = k.ino and region = k.region offset 0
     ) e order by k.n
@@ -100,11 +100,12 @@ async def _extents(connection: Connection, space: SpaceId, spans: Sequence[Span]
             if len(keys) < REGIONS_MAX or (span.ino, region) in keys:
                 keys.setdefault((span.ino, region), []).append(span)
     found: list[Extent] = []
-    for (ino, region), meeting in keys.items():
-        for row in await connection.fetch(_REGIONS, space, [ino], [region]):
-            extents = unpack_extents(row["packed"])
-            for span in meeting:
-                found += clip(extents, span.offset, span.offset + span.length)
+    wanted = list(keys)
+    inos, regions = [ino for ino, _ in wanted], [region for _, region in wanted]
+    for number, packed in await connection.fetch(_REGIONS, space, inos, regions) if wanted else ():
+        extents = unpack_extents(packed)
+        for span in keys[wanted[number - 1]]:
+            found += clip(extents, span.offset, span.offset + span.length)
     return found[:RANGES_MAX]
 
 

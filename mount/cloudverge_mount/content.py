@@ -198,7 +198,8 @@ class Content:
     @property
     def cache_bytes(self) -> int:
         """Clean bytes cached, in RAM and on disk."""
-        return self._cache.held_bytes + self._disk.held_bytes
+        exact = self._reader.held_bytes if isinstance(self._reader, ExactReader) else 0
+        return self._cache.held_bytes + self._disk.held_bytes + exact
 
     @property
     def dirty_ram_bytes(self) -> int:

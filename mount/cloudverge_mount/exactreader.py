@@ -1,25 +1,27 @@
 """Clean bytes of files for a session that is confined to a sub-tree: exactly those its files refer to.
 
-The blocks around them hold other people's bytes, which never come here; so nothing is cached by block, nothing is
-fetched because it lies near, and nothing goes to the disk cache. What is fetched are pieces of extents, cut where
-the chunk's offset is a multiple of ``PIECE_BYTES``, so each byte belongs to one piece only; they are cached in RAM.
+The blocks around them hold other people's bytes, which never come here; so nothing is cached by block, and nothing
+goes to the disk cache. What is fetched lies inside one range that we have a ticket for: a piece of an extent, cut
+where the chunk's offset is a multiple of ``PIECE_BYTES``, or, when small files are read from their start, as much
+of the range around as such a piece has: other small files that we may read lie there.
 
-Every byte passed its checksum here (in ``Sources``). A piece under way is not fetched twice. An extent whose right
-cannot be had yet (our own Write is not committed) is asked for again, like a chunk that has MOVED.
+Every byte passed its checksum here (in ``Sources``). What is under way is not fetched twice. An extent whose right
+cannot be had yet (our own Write is not committed) is asked for again, like a chunk that has moved; so is what a
+server did not believe or did not have, with a fresh ticket.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import structlog
 import trio
 
-from cloudverge_mount.rangebook import RangeBook
+from cloudverge_mount.exactcache import ExactCache
+from cloudverge_mount.rangebook import SMALL_BYTES, RangeBook, Right
 from cloudverge_mount.readahead import Advice, Readahead
 from cloudverge_mount.sink import Sink
 from cloudverge_mount.sources import Sources
-from cloudverge_protocol.errors import ChunkFault, CloudVergeError, Code, Denied
+from cloudverge_protocol.errors import ChunkFault, CloudVergeError, Code, Unavailable
 from cloudverge_protocol.ids import ChunkId, InodeId
 from cloudverge_protocol.inodes import Extent
 
@@ -27,8 +29,10 @@ log = structlog.get_logger(__name__)
 
 PIECE_BYTES: Final = 1024 * 1024
 AHEAD_PIECES: Final = 8  # under way ahead of need
-TRIES: Final = 6
+PATIENCE_S: Final = 10.0
 PAUSE_S: Final = 0.3
+PAUSE_MAX_S: Final = 1.0
+MAY_PASS: Final = (Code.MOVED, Code.UNAUTHORIZED, Code.NO_CHUNK)
 
 
 class _Piece(NamedTuple):
@@ -40,9 +44,15 @@ class _Piece(NamedTuple):
     ino: InodeId
     offset: int
 
-    @property
-    def key(self) -> tuple[ChunkId, int, int]:
-        return self.chunk, self.start, self.end
+
+class _Fetch:
+    """Bytes [start, end) of a chunk that are under way."""
+
+    __slots__ = ("done", "end", "start")
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start, self.end = start, end
+        self.done = trio.Event()
 
 
 class ExactReader:
@@ -52,13 +62,16 @@ class ExactReader:
         self._sink = sink
         self._sources = sources
         self._ranges = ranges
-        self._limit_bytes = limit_bytes
-        self._cached: OrderedDict[tuple[ChunkId, int, int], memoryview] = OrderedDict()
-        self._cached_bytes = 0
-        self._under_way: dict[tuple[ChunkId, int, int], trio.Event] = {}
+        self._cache = ExactCache(limit_bytes)
+        self._under_way: dict[ChunkId, list[_Fetch]] = {}
         self._patterns = Readahead()
         self._ahead = 0
         self._nursery: trio.Nursery | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """What the cache holds."""
+        return self._cache.held_bytes
 
     async def run(self) -> None:
         """Serve fetches ahead of need and hedges, for ever."""
@@ -69,69 +82,77 @@ class ExactReader:
 
     def clear(self) -> None:
         """Forget all bytes."""
-        self._cached.clear()
-        self._cached_bytes = 0
+        self._cache.clear()
 
     async def read(self, ino: InodeId, offset: int, length: int) -> bytes:
         """The clean bytes [offset, offset + length) of ``ino``; what no extent covers is zeroes."""
         advice = self._patterns.note(ino, offset, length)
         if advice.ahead_end:
             await self._read_ahead(ino, advice)
-        for attempt in range(TRIES):
+        deadline, pause_s = trio.current_time() + PATIENCE_S, 0.0
+        while True:
             try:
                 return await self._read(ino, offset, length)
-            except (ChunkFault, Denied) as fault:
-                if fault.code not in (Code.MOVED, Code.UNAUTHORIZED) or attempt == TRIES - 1:
+            except CloudVergeError as error:
+                may_pass = isinstance(error, Unavailable) or error.code in MAY_PASS
+                if not may_pass or trio.current_time() + pause_s > deadline:
                     raise
-            await trio.sleep(PAUSE_S * attempt)
-        raise AssertionError("unreachable")
+            await trio.sleep(pause_s)
+            pause_s = min(PAUSE_MAX_S, pause_s + PAUSE_S)
 
     async def _read(self, ino: InodeId, offset: int, length: int) -> bytes:
-        result = bytearray(length)
         end = offset + length
+        parts: list[memoryview | bytes] = []
+        at = offset
         for extent in await self._sink.file_extents(ino, offset, length):
             for piece in _pieces(ino, extent):
-                low = max(offset, piece.offset)
+                low = max(at, piece.offset)
                 high = min(end, piece.offset + piece.end - piece.start)
                 if low < high:
                     data = await self._bytes_of(piece)
-                    result[low - offset : high - offset] = data[low - piece.offset : high - piece.offset]
-        return bytes(result)
+                    parts += [bytes(low - at)] if low > at else []
+                    parts.append(data[low - piece.offset : high - piece.offset])
+                    at = high
+        return b"".join(parts) + bytes(end - at)
 
     async def _bytes_of(self, piece: _Piece) -> memoryview:
         while True:
-            known = self._cached.get(piece.key)
+            known = self._cache.get(piece.chunk, piece.start, piece.end)
             if known is not None:
-                self._cached.move_to_end(piece.key)
                 return known
-            under_way = self._under_way.get(piece.key)
-            if under_way is None:
-                return await self._fetch(piece)
-            await under_way.wait()
-
-    async def _fetch(self, piece: _Piece) -> memoryview:
-        done = self._under_way[piece.key] = trio.Event()
-        try:
+            under_way = self._covering(piece)
+            if under_way is not None:
+                await under_way.done.wait()
+                continue
             right = await self._ranges.right(piece.ino, piece.offset, piece.chunk, piece.start, piece.end)
             if right is None:
                 raise ChunkFault(Code.MOVED, f"no right to these bytes of chunk {piece.chunk} yet")
-            data = await self._sources.read_exactly(
-                piece.chunk, piece.start, piece.end, right.ticket, right.places
-            )
-        except Denied:
-            self._ranges.forget(piece.chunk)
+            if not self._is_near(piece):  # while we asked, another may have fetched what lies around
+                return await self._fetch(piece, right)
+
+    def _covering(self, piece: _Piece) -> _Fetch | None:
+        for fetch in self._under_way.get(piece.chunk, ()):
+            if fetch.start <= piece.start and piece.end <= fetch.end:
+                return fetch
+        return None
+
+    async def _fetch(self, piece: _Piece, right: Right) -> memoryview:
+        chunk = piece.chunk
+        fetch = _Fetch(*_window(piece, right))
+        fetches = self._under_way.setdefault(chunk, [])
+        fetches.append(fetch)
+        try:
+            data = await self._sources.read_exactly(chunk, fetch.start, fetch.end, right.ticket, right.places)
+            self._cache.put(chunk, fetch.start, data)
+        except CloudVergeError:
+            self._ranges.forget(chunk)  # the ticket or the places may be outdated
             raise
         finally:
-            del self._under_way[piece.key]
-            done.set()
-        self._keep(piece, data)
-        return data
-
-    def _keep(self, piece: _Piece, data: memoryview) -> None:
-        self._cached[piece.key] = data
-        self._cached_bytes += len(data)
-        while self._cached_bytes > self._limit_bytes and len(self._cached) > 1:
-            self._cached_bytes -= len(self._cached.popitem(last=False)[1])
+            fetches.remove(fetch)
+            if not fetches:
+                self._under_way.pop(chunk, None)
+            fetch.done.set()
+        return data[piece.start - fetch.start : piece.end - fetch.start]
 
     # --- ahead of need ----------------------------------------------------------------------------------
 
@@ -140,16 +161,26 @@ class ExactReader:
         for extent in await self._sink.file_extents(ino, start, end - start):
             for piece in _pieces(ino, extent):
                 meets = piece.offset < end and start < piece.offset + piece.end - piece.start
-                is_near = piece.key in self._cached or piece.key in self._under_way
-                if meets and not is_near and self._ahead < AHEAD_PIECES and self._nursery is not None:
+                if (
+                    meets
+                    and not self._is_near(piece)
+                    and self._ahead < AHEAD_PIECES
+                    and self._nursery is not None
+                ):
                     self._ahead += 1
                     self._nursery.start_soon(self._fetch_ahead, piece)
+
+    def _is_near(self, piece: _Piece) -> bool:
+        known = self._cache.get(piece.chunk, piece.start, piece.end)
+        return known is not None or self._covering(piece) is not None
 
     async def _fetch_ahead(self, piece: _Piece) -> None:
         try:
             await self._bytes_of(piece)
         except CloudVergeError as error:
             log.debug("nothing came ahead of need", chunk=piece.chunk, error=str(error))
+        except Exception as error:
+            log.error("a fetch ahead of need failed", chunk=piece.chunk, exc_info=error)
         finally:
             self._ahead -= 1
 
@@ -161,3 +192,11 @@ def _pieces(ino: InodeId, extent: Extent) -> Iterator[_Piece]:
         stop = min(end, at - at % PIECE_BYTES + PIECE_BYTES)
         yield _Piece(extent.chunk, at, stop, ino, extent.offset + at - extent.chunk_offset)
         at = stop
+
+
+def _window(piece: _Piece, right: Right) -> tuple[int, int]:
+    """What to fetch for ``piece``: of a small file, also those that lie around it and that we have a right to."""
+    if piece.offset or piece.end - piece.start > SMALL_BYTES:
+        return piece.start, piece.end
+    floor = piece.start - piece.start % PIECE_BYTES
+    return max(right.start, floor), min(right.end, max(piece.end, floor + PIECE_BYTES))

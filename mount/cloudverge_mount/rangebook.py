@@ -1,22 +1,26 @@
 """Range tickets of a session that is confined to a sub-tree: what it may read of which chunk, by file.
 
 A ticket is asked for with the span of a file that is about to be read, and some more of that file, and kept for most
-of its life. Nothing is known here of what lies beside those bytes in their chunk.
+of its life. With a small file its neighbours are asked for: files that were made together have numbers that follow
+one another, and their bytes lie side by side. Numbers that are no files of ours get no ticket, and no harm is done.
+Nothing is known here of what lies beside those bytes in their chunk.
 """
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 import trio
 
 from cloudverge_mount.metaclient import MetaClient
 from cloudverge_mount.ticketbook import USABLE, Rights
-from cloudverge_protocol.ids import ChunkId, InodeId
+from cloudverge_protocol.ids import ROOT_INODE, ChunkId, InodeId
 from cloudverge_protocol.messages import Place, RangeTicket, Span, Tickets
 
 SPAN_BYTES: Final = 64 * 1024 * 1024  # of a file, asked for at once
+SMALL_BYTES: Final = 128 * 1024  # a file up to this size has neighbours
+NUMBERS: Final = 128  # asked for together: names have numbers, too, so these are some 64 files
 CHUNKS_MAX: Final = 1024  # of which something is remembered
 RANGES_MAX: Final = 4096  # remembered of one chunk
 
@@ -41,17 +45,22 @@ class RangeBook:
         self._rights = rights
         self._clock = clock
         self._held: OrderedDict[ChunkId, list[Right]] = OrderedDict()  # by start, not overlapping
+        self._asking = trio.Lock()
 
     async def right(self, ino: InodeId, offset: int, chunk: ChunkId, start: int, end: int) -> Right | None:
         """A right to [start, end) of ``chunk``, which are bytes of ``ino`` from ``offset`` on; None: there is none."""
         found = self._find(chunk, start, end)
-        if found is None:
-            await self._ask(Span(ino, offset, max(end - start, SPAN_BYTES - offset % SPAN_BYTES)))
+        if found is not None:
+            return found
+        async with self._asking:  # who asked before us may have asked for ours, too
             found = self._find(chunk, start, end)
+            if found is None:
+                await self._ask(spans_for(ino, offset, end - start))
+                found = self._find(chunk, start, end)
         return found
 
     def forget(self, chunk: ChunkId) -> None:
-        """A server did not believe a ticket for this chunk."""
+        """A server did not believe a ticket for this chunk, or did not have it."""
         self._held.pop(chunk, None)
 
     def _find(self, chunk: ChunkId, start: int, end: int) -> Right | None:
@@ -61,25 +70,47 @@ class RangeBook:
         index = bisect_right(held, start, key=lambda right: right.start) - 1
         if index < 0 or held[index].end < end or held[index].until < self._clock():
             return None
+        self._held.move_to_end(chunk)
         return held[index]
 
-    async def _ask(self, span: Span) -> None:
+    async def _ask(self, spans: tuple[Span, ...]) -> None:
         asked_at, rights = self._clock(), self._rights
-        request = Tickets(rights.space, rights.session, rights.incarnation, rights.lease_epoch, spans=(span,))
+        request = Tickets(rights.space, rights.session, rights.incarnation, rights.lease_epoch, spans=spans)
         reply = await self._meta.tickets(request)
         until = asked_at + reply.life_s * USABLE
+        tickets: dict[str, str] = {}  # many ranges share one
         for given in reply.ranges:
-            self._take(given, until)
+            self._take(given, tickets.setdefault(given.ticket, given.ticket), until)
 
-    def _take(self, given: RangeTicket, until: float) -> None:
-        right = Right(given.offset, given.offset + given.length, given.ticket, given.places, until)
-        held = [old for old in self._held.get(given.chunk, ()) if not _meet(old, right)][-RANGES_MAX:]
-        held.insert(bisect_right(held, right.start, key=lambda old: old.start), right)
+    def _take(self, given: RangeTicket, ticket: str, until: float) -> None:
+        right = Right(given.offset, given.offset + given.length, ticket, given.places, until)
+        now = self._clock()
+        held = [
+            part for old in self._held.get(given.chunk, ()) if now < old.until for part in _beside(old, right)
+        ]
+        index = bisect_right(held, right.start, key=lambda old: old.start)
+        held.insert(index, right)
+        if len(held) > RANGES_MAX:
+            del held[0 if index > RANGES_MAX // 2 else -1]  # what is far from where we read
         self._held[given.chunk] = held
         self._held.move_to_end(given.chunk)
         if len(self._held) > CHUNKS_MAX:
             self._held.popitem(last=False)
 
 
-def _meet(one: Right, other: Right) -> bool:
-    return one.start < other.end and other.start < one.end
+def spans_for(ino: InodeId, offset: int, length: int) -> tuple[Span, ...]:
+    """What to ask for, to read ``length`` bytes of a file at ``offset``: first of all that."""
+    first = Span(ino, offset, max(length, SPAN_BYTES - offset % SPAN_BYTES))
+    if offset or length > SMALL_BYTES:
+        return (first,)
+    low = ino - ino % NUMBERS
+    near = range(max(low, ROOT_INODE + 1), low + NUMBERS)
+    return first, *(Span(InodeId(number), 0, SMALL_BYTES) for number in near if number != ino)
+
+
+def _beside(old: Right, new: Right) -> Iterator[Right]:
+    """What ``old`` gives beside ``new``: its ticket is good for parts of it."""
+    if old.start < new.start:
+        yield old._replace(end=min(old.end, new.start))
+    if old.end > new.end:
+        yield old._replace(start=max(old.start, new.end))
