@@ -217,18 +217,17 @@ class Entries:
     def _restate_after(self, met: tuple[int, ...]) -> None:
         for ino in met:
             if ino in self._restate and not self.holding.meets(ino):
-                self._restate.discard(ino)
                 row = self._row(ino)
                 if row is not None:
-                    self._restate_now(row)
+                    self._enter(attributes_of(row), None, 0)
+                self._restate.discard(ino)
 
-    def _restate_now(self, row: Inode) -> None:
-        op = Write(row.ino, (), row.size, row.mtime_ns, row.ctime_ns, row.mode & 0o7777)
-        self._enter(op, None, 0)
-
-    def restate_later(self, ino: int) -> None:
-        """After a replay: a Write of this file may have passed operations that set its attributes again."""
-        self._restate.add(ino)
+    def restate_due(self) -> None:
+        """State again what nothing held will set any more, in case the journal could not take it before."""
+        try:
+            self._restate_after(tuple(self._restate))
+        except CloudVergeError as error:
+            _log.error("attributes are stated again later", reason=error.message)
 
     def _freed(self, ino: int, ready: list[Held]) -> None:
         self.release_all(ready)
@@ -254,3 +253,8 @@ class Entries:
     def _spill_committed(self, ino: int, through: int) -> None:
         self.spills.committed(ino, through)
         self.content.spill_committed(InodeId(ino), through)
+
+
+def attributes_of(row: Inode) -> Write:
+    """The Write that says what a row does of its file."""
+    return Write(row.ino, (), row.size, row.mtime_ns, row.ctime_ns, row.mode & 0o7777)

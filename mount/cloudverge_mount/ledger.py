@@ -11,9 +11,10 @@ and for Writes, which are applied when they enter. A dirty file's coming attribu
 import stat
 from collections.abc import Iterable
 
-from cloudverge_mount.entries import Bytes, Carried
+from cloudverge_mount.entries import Bytes, Carried, attributes_of
 from cloudverge_mount.holding import Held
 from cloudverge_mount.outbox import Item
+from cloudverge_mount.pending import Pending
 from cloudverge_mount.records import HeldRecord
 from cloudverge_mount.rowkeys import inodes_met
 from cloudverge_mount.writes import Writes
@@ -54,7 +55,7 @@ class Ledger(Writes):
             self._enter(op, settles, inodes)
         local.commit()
         if self.pendings and not newborn:
-            self._overtake(op)
+            self.overtake(op)
         if ended:
             self._ended(ended)
 
@@ -80,7 +81,8 @@ class Ledger(Writes):
                 place = InodeId(0) if above is None else above.parent
         return chain
 
-    def _overtake(self, op: Operation) -> None:
+    def overtake(self, op: Operation) -> None:
+        """What was to become of these dirty files is older than what ``op`` makes of them."""
         for ino in (getattr(op, "ino", 0), getattr(op, "target", 0)):
             pending = self.pendings.get(ino) if isinstance(ino, int) else None
             if pending is not None and type(op) is not Write:
@@ -110,6 +112,31 @@ class Ledger(Writes):
             self.holding.add_done(held, op.chunk)
         else:
             self.holding.add(held, record.sources)
+
+    def restate_later(self, ino: int) -> None:
+        """A Write of this file may have passed operations that set its attributes again."""
+        self._restate.add(ino)
+
+    def restated(self, ino: int) -> None:
+        """It has been made good."""
+        self._restate.discard(ino)
+
+    def show_last(self, ino: int, last: Pending) -> None:
+        """The rows were rebuilt in the order of entries; the file's Write was accepted after what it passed."""
+        row = self._row(ino)
+        if row is None or not row.nlink:
+            self._restate.discard(ino)
+            return
+        if last.ctime_ns is not None and last.ctime_ns <= row.ctime_ns:
+            last.ctime_ns = None  # others have changed the file meanwhile
+        last.size = row.size
+        shown = last.over(row)
+        if shown != row:
+            self.local.begin()
+            apply(attributes_of(shown), self.local)
+            self.local.commit()
+        elif not self.holding.meets(ino):
+            self._restate.discard(ino)
 
     # --- giving up ---------------------------------------------------------------------------------------
 
@@ -144,6 +171,7 @@ class Ledger(Writes):
             if not self.content.is_dirty(InodeId(ino)):
                 self.content_settled(InodeId(ino))
         self.release_all(self.holding.all_ready())
+        self.restate_due()
 
     def has_old_writes(self) -> bool:
         """Whether Writes of an earlier incarnation are held: they name its chunks."""

@@ -10,7 +10,7 @@ the inode that sets ctime (all do) ends the pending one, because its own is late
 from typing import Final
 
 from cloudverge_protocol.inodes import Inode
-from cloudverge_protocol.operations import Setattr
+from cloudverge_protocol.operations import Setattr, Truncate, Write
 
 
 class Pending:
@@ -35,6 +35,10 @@ class Pending:
         if type(op) is Setattr:
             if op.mtime_ns is not None:
                 self.mtime_ns = None
+            if op.mode is not None:
+                self.mode = None
+        elif isinstance(op, Write | Truncate):
+            self.mtime_ns = None
             if op.mode is not None:
                 self.mode = None
 

@@ -3,7 +3,8 @@
 Two passes. The first learns what later records say about earlier ones (acknowledged, set aside). The second
 goes through the records as they were written and brings ledger, outbox, holding and the dirty map to what they
 were, but for the rows: those are rebuilt afterwards (``rebase``). ``doubtful`` are the rows of committed entries
-that the replica does not include, and of what was set aside.
+that the replica does not include, and of what was set aside. ``last`` is what Writes that passed held operations
+have said of their files (see ``entries``) as far as nothing later did: rows are rebuilt in the order of entries.
 """
 
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ from cloudverge_mount.records import (
     SettledRecord,
     SpillRecord,
 )
-from cloudverge_mount.rowkeys import nothing_touched
+from cloudverge_mount.rowkeys import inodes_met, nothing_touched
 from cloudverge_mount.spillrecord import Spilled
 from cloudverge_protocol.codec import decode
 from cloudverge_protocol.errors import Code, ProtocolFault
@@ -101,6 +102,7 @@ class Replay:
         self._verdicts = verdicts
         self._position = position
         self.doubtful = nothing_touched()
+        self.last: dict[int, Pending] = {}
         self.incarnations: set[int] = set()  # with entries that are not committed
 
     def take(self, found: Found) -> None:
@@ -127,12 +129,10 @@ class Replay:
             self._unhold(decode(ReleasedRecord, found.payload).hold)
         else:
             self._shown(op)
-            if isinstance(op, Write) and found.kind == WRITE:
-                through = item.settles[1] if item.settles else 0
-                ledger.spills.entered(op.ino, through)
-                self._passed(op.ino, through)
+            if isinstance(op, Write):
+                self._entered(op, found.kind, item.settles[1] if item.settles else 0)
         if self._verdicts.is_aside(item.incarnation, item.number):
-            self.doubtful.add(op)
+            self._take_aside(op)
             self._give_up_spill(item)
         elif not self._verdicts.is_committed(item.incarnation, item.number):
             ledger.queue_again(item, found.position)
@@ -142,18 +142,41 @@ class Replay:
                 self.doubtful.add(op)
             self._give_up_spill(item)
 
+    def _take_aside(self, op: Operation) -> None:
+        self.doubtful.add(op)
+        for ino in inodes_met(op):
+            self._said(ino)
+
+    def _said(self, ino: int) -> None:
+        """Nothing has to be stated again of this file."""
+        self._ledger.restated(ino)
+        self.last.pop(ino, None)
+
     def _unhold(self, hold: int) -> None:
         held = self._ledger.holding.held.get(hold)
         if held is not None:
             self._ledger.holding.release(held)
             self._ledger.needs.drop(held.carried.segment)
 
-    def _passed(self, ino: InodeId, through: int) -> None:
+    def _entered(self, op: Write, kind: int, through: int) -> None:
         """A Write has entered without waiting; those that waited for it are released by records of their own."""
+        if kind == WRITE:
+            self._ledger.spills.entered(op.ino, through)
+            self._passing(op)
+            self._ledger.holding.write_passed(op.ino, through)
+        else:  # its attributes were stated once more
+            self._said(op.ino)
+
+    def _passing(self, op: Write) -> None:
+        """If held operations wait for the file, they will set its attributes after this Write, which is later."""
         holding = self._ledger.holding
-        if holding.waits_for(ino):
-            self._ledger.restate_later(ino)
-            holding.write_passed(ino, through)
+        if holding.waits_for(op.ino):
+            self._ledger.restate_later(op.ino)
+            last = self.last.setdefault(op.ino, Pending(op.size))
+            last.ctime_ns = op.ctime_ns
+            if holding.sets_attributes(op.ino):
+                last.mtime_ns = op.mtime_ns
+                last.mode = op.mode if op.mode is not None else last.mode
 
     def _give_up_spill(self, item: Item) -> None:
         if item.settles is not None:
@@ -164,16 +187,16 @@ class Replay:
         self._shown(record.op)
         if isinstance(record.op, Write):
             self._ledger.spills.entered(record.op.ino, record.spilled_through)
+            self._passing(record.op)
         if record.hold in self._verdicts.aside_holds:
-            self.doubtful.add(record.op)
+            self._take_aside(record.op)
             self._ledger.skip_holds(record.hold)
         else:
             self._ledger.hold_again(record, segment_of(found.position))
 
     def _shown(self, op: Operation) -> None:
         """The operation was seen to happen here: what it did to dirty bytes and coming attributes."""
-        ino = getattr(op, "ino", 0)
-        pending = self._ledger.pendings.get(ino)
+        pending = self._ledger.pendings.get(getattr(op, "ino", 0))
         if isinstance(op, Write):
             self._content.rewritten(op.ino, op.extents)
             if pending is not None:
@@ -184,8 +207,11 @@ class Replay:
             if pending is not None:
                 pending.size = op.size
                 pending.entered()
-        elif pending is not None:
-            pending.overtaken(op)
+        else:
+            self._ledger.overtake(op)
+        for ino in inodes_met(op) if self.last else ():
+            if ino in self.last:
+                self.last[ino].overtaken(op)
 
     def _take_spill(self, record: SpillRecord, segment: int) -> None:
         spilled = record.spilled

@@ -23,6 +23,7 @@ from cloudverge_mount.journal import Journal
 from cloudverge_mount.ledger import Ledger
 from cloudverge_mount.loader import Loader, TreeSource
 from cloudverge_mount.localset import NotLoaded
+from cloudverge_mount.pending import Pending
 from cloudverge_mount.rebase import Rebase
 from cloudverge_mount.records import FORMAT, HeaderRecord
 from cloudverge_mount.recovery import CatchUp, FeedSource
@@ -98,7 +99,7 @@ class _Start:
         replay = recovery.replay_into(ledger, vfs.core.content, self._verdicts, position)
         touched.inodes.update(replay.doubtful.inodes)
         touched.names.update(replay.doubtful.names)
-        await self._rebuild(vfs, touched)
+        await self._rebuild(vfs, touched, replay.last)
         self._note_high_water(vfs.core)
         old = replay.incarnations | {int(incarnation) for incarnation in self._rights.high_water}
         vfs.core.shipper.retire(old - {int(self._rights.incarnation)}, ())
@@ -165,7 +166,7 @@ class _Start:
 
     # --- rebuilding --------------------------------------------------------------------------------------
 
-    async def _rebuild(self, vfs: Vfs, touched: Touched) -> None:
+    async def _rebuild(self, vfs: Vfs, touched: Touched, last: dict[int, Pending]) -> None:
         """Bring rows and dirty files to what was accepted, and set aside what cannot be."""
         core, ledger = vfs.core, vfs.core.ledger
         recovery.forget_clean(ledger)
@@ -177,6 +178,9 @@ class _Start:
                 ledger.forget_content(InodeId(ino))
         for ino, why in core.content.finish_restore().items():
             await self._set_lost_aside(core, ino, ChunkFault(Code.DAMAGED, why))
+        for ino, said in last.items():
+            if await vfs.rebase.load_whole(ino):
+                ledger.show_last(ino, said)
         ledger.settle_clean()
         ledger.drop_dead_spill()
 

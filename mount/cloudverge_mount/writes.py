@@ -141,6 +141,7 @@ class Writes(Entries):
             self.unsettled.discard(ino)
         if self.holding.held:
             self.release_all(self.holding.all_ready())
+        self.restate_due()
 
     # --- lost files --------------------------------------------------------------------------------------
 

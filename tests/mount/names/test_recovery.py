@@ -227,6 +227,68 @@ async def test_the_size_of_a_closed_file_survives_a_kill_when_all_its_bytes_have
     assert await content_of(mounts.vfs, row.ino) == b"ab" + bytes(6)
 
 
+def times_and_mode(row) -> tuple[int, int, int]:
+    return row.mtime_ns, row.ctime_ns, row.mode
+
+
+async def again_and_settled(mounts, ino: int) -> None:
+    """After a kill a file looks as before, here at once and in the end on the server."""
+    before = times_and_mode(await mounts.vfs.getattr(ino))
+    vfs = await mounts.again()
+    assert times_and_mode(await vfs.getattr(ino)) == before
+    await mounts.settle()
+    assert times_and_mode(await vfs.getattr(ino)) == before
+    await assert_same(vfs, mounts.server, mounts.disk)
+
+
+@pytest.mark.parametrize("records", range(4))
+async def test_a_write_that_passed_a_link_is_the_later_one_wherever_a_kill_comes(
+    mounts, root, records
+) -> None:
+    vfs = await mounts.start()
+    ino = (await mounts.file(1, b"f", b"bytes")).ino
+    fh = (await vfs.open(ino, os.O_RDWR, root)).fh
+    await vfs.link(ino, 1, b"g")
+    await vfs.write(fh, 0, b"BYTES")
+    await vfs.flush(fh)
+    kill_after(mounts, records)
+    with suppress(Killed):
+        vfs.core.content.upload(ino)
+    await again_and_settled(mounts, ino)
+
+
+async def test_a_write_that_passed_what_waits_on_is_the_later_one_after_a_kill(mounts, root, user) -> None:
+    vfs = await mounts.start()
+    folder = await vfs.mkdir(1, b"d", 0o755, root)
+    await mounts.file(folder.ino, b"other", b"dirty")
+    ino = (await mounts.file(1, b"f", b"bytes")).ino
+    await vfs.rename(folder.ino, b"other", folder.ino, b"held", 0)
+    await vfs.link(ino, folder.ino, b"g")
+    await vfs.setattr(ino, SetattrRequest(mtime_ns=5, mode=0o4755), root)
+    fh = (await vfs.open(ino, os.O_RDWR, user)).fh
+    await vfs.write(fh, 0, b"BYTES")
+    vfs.core.content.upload(ino)
+    assert len(vfs.core.holding) == 3
+    assert (await vfs.getattr(ino)).mode & 0o7777 == 0o755
+    await again_and_settled(mounts, ino)
+
+
+async def test_a_held_write_that_passed_a_rename_is_the_later_one_after_a_kill(mounts, root) -> None:
+    vfs = await mounts.start()
+    folder = await vfs.mkdir(1, b"d", 0o755, root)
+    ino = (await mounts.file(1, b"f")).ino
+    await mounts.file(folder.ino, b"other", b"dirty")
+    await vfs.rename(folder.ino, b"other", folder.ino, b"held", 0)
+    await vfs.link(ino, folder.ino, b"g")
+    fh = (await vfs.open(ino, os.O_RDWR, root)).fh
+    await vfs.write(fh, 0, b"bytes")
+    await vfs.rename(1, b"f", 1, b"h", 0)
+    await vfs.write(fh, 0, b"BYTES")
+    vfs.core.content.upload(ino)
+    assert len(vfs.core.holding) == 4
+    await again_and_settled(mounts, ino)
+
+
 async def test_old_incarnations_are_closed_once_their_entries_are_shipped(mounts, root) -> None:
     vfs = await mounts.start()
     await vfs.mkdir(1, b"d", 0o755, root)
