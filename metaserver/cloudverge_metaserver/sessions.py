@@ -119,7 +119,9 @@ _QUOTA: Final = """
         (quota_bytes, quota_inodes, owner, owner_quota_bytes, owner_quota_inodes) is distinct from ($3, $4, $5, $6, $7)
 """
 _ALLOWED: Final = """
-    select meta.allowed_bytes(s) as bytes, meta.allowed_inodes(s) as inodes from meta.spaces s where space = $1
+    select meta.allowed_bytes(s) as bytes, meta.allowed_inodes(s) as inodes,
+        meta.promised_bytes(s) as promised_bytes, meta.promised_inodes(s) as promised_inodes
+    from meta.spaces s where space = $1
 """
 _FREE: Final = """
     select free_bytes from meta.servers
@@ -230,6 +232,8 @@ class Sessions:
             row["used_bytes"],
             row["used_inodes"],
             confined=identity.is_confined,
+            promised_bytes=allowed["promised_bytes"],
+            promised_inodes=allowed["promised_inodes"],
         )
 
     async def _open_reader(
@@ -280,6 +284,8 @@ class Sessions:
             row["used_bytes"],
             row["used_inodes"],
             placeable_bytes(free, row["replicas"]),
+            allowed["promised_bytes"],
+            allowed["promised_inodes"],
         )
 
     async def _reader_row(

@@ -18,12 +18,13 @@ from cloudverge_mount.holding import Held
 from cloudverge_mount.ledger import Ledger
 from cloudverge_mount.loader import Loader
 from cloudverge_mount.localset import NotLoaded
+from cloudverge_mount.quota import Spent
 from cloudverge_mount.recovery import RestorableBytes
 from cloudverge_mount.replicawriter import ReplicaWriter
 from cloudverge_mount.rights import Rights
 from cloudverge_mount.rows import CROWDED
 from cloudverge_mount.shipper import Shipper
-from cloudverge_protocol.errors import Code, Denied, Refused, Unavailable
+from cloudverge_protocol.errors import Code, Denied, NoRoom, Refused, Unavailable
 from cloudverge_protocol.ids import InodeId
 from cloudverge_protocol.inodes import Inode
 
@@ -33,6 +34,8 @@ HELD_MAX: Final = 20_000  # operations held at a time
 ROOM_PATIENCE_S: Final = 25.0
 IDS_AT_ONCE: Final = 2  # the most that one operation takes
 ROUNDS_MAX: Final = 20
+PROMISES_MAX: Final = 6
+PROMISE_PAUSE_S: Final = 0.25
 TRIES_MAX: Final = 1000  # each of which has loaded something
 
 
@@ -99,16 +102,31 @@ class Core:
 
     async def retry(self, attempt: Callable[..., T], *arguments: object) -> T:
         """``attempt(*arguments)``, with all that it may have to wait for."""
+        spent = 0
         for _ in range(TRIES_MAX):
             if not self.is_calm():
                 await self.room()
             try:
                 return attempt(*arguments)
+            except Spent:
+                spent += 1
+                if spent > PROMISES_MAX:
+                    raise NoRoom(
+                        Code.QUOTA, "the owner's quota is used up, or others are using it up"
+                    ) from None
+                await self._ask_promise(spent)
             except NotLoaded as missing:
                 await self.loader.load(missing)
             except OutOfIds:
                 await self.rights.ensure_ids(IDS_AT_ONCE)
         raise Unavailable(Code.INTERNAL, "the rows of an operation could not be brought together")
+
+    async def _ask_promise(self, times: int) -> None:
+        """Ask for more of a shared quota, after what we have accepted has had a moment to be committed."""
+        if times > 1:
+            self.shipper.hurry()
+            await trio.sleep(PROMISE_PAUSE_S)
+        await self.rights.ask_promise()
 
     async def room(self) -> None:
         """Wait for the gate and for room in the buffers; raises Unavailable if that takes too long."""

@@ -78,6 +78,7 @@ class Entries:
         self.quota = Quota(rights)
         self.holding = Holding()
         self.outbox = Outbox(journal.scan)
+        self.quota.is_settled = lambda: not len(self.outbox) and not self.holding.held
         self.needs = Needs()
         self.spills = SpillBook(self.needs)
         self.pendings: dict[int, Pending] = {}

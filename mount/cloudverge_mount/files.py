@@ -10,6 +10,7 @@ from cloudverge_mount.handles import FileHandle
 from cloudverge_mount.localset import NotLoaded
 from cloudverge_mount.names import Names
 from cloudverge_mount.pending import Pending
+from cloudverge_mount.quota import Spent
 from cloudverge_mount.replica import EXTENTS
 from cloudverge_protocol.errors import CloudVergeError, Code, Refused
 from cloudverge_protocol.ids import FILE_BYTES_MAX, InodeId
@@ -98,7 +99,10 @@ class Files(Names, Attributes):
         if handle.append:
             offset = pending.size
         end = offset + len(data)
-        self._check_growth(end, pending.size, len(data))
+        try:
+            self._check_growth(end, pending.size, len(data))
+        except Spent:
+            await core.retry(self._check_growth, end, pending.size, len(data))
         try:
             await core.content.write(InodeId(handle.ino), offset, data)
         except CloudVergeError:

@@ -6,6 +6,7 @@ from typing import Final
 from cloudverge_mount.core import Core, OutOfIds
 from cloudverge_mount.filesystem import Caller
 from cloudverge_mount.localset import NotLoaded
+from cloudverge_mount.quota import Spent
 from cloudverge_mount.rows import UNKNOWN
 from cloudverge_protocol.errors import CloudVergeError, Code, Refused
 from cloudverge_protocol.ids import NAME_MAX, DentryId, InodeId
@@ -22,7 +23,7 @@ from cloudverge_protocol.operations import (
 )
 
 _FLAGS: Final = RENAME_NOREPLACE | RENAME_EXCHANGE
-_AGAIN: Final = (NotLoaded, OutOfIds)
+_AGAIN: Final = (NotLoaded, OutOfIds, Spent)
 
 
 class Names:

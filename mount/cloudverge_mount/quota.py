@@ -2,7 +2,13 @@
 
 The metaserver says what the space uses as of its last commit; what we have accepted since is added here.
 Overwrites and removals are never refused.
+
+Where a quota is shared with other active spaces, the metaserver promises a part of it at a time, and nothing beyond
+the promise is accepted: it could be another's by the time it is committed. ``Spent`` means: ask for more. It is also
+raised at the quota itself while something is not committed yet, for that may be a removal.
 """
+
+from collections.abc import Callable
 
 from cloudverge_mount.filesystem import Statfs
 from cloudverge_mount.rights import Rights
@@ -12,11 +18,16 @@ BLOCK_BYTES = 4096
 NO_LIMIT_INODES = 1 << 32
 
 
+class Spent(Exception):
+    """No room as far as we know, but asking may help. Never leaves the names side."""
+
+
 class Quota:
     """Arithmetic over the session's figures and our own growth that is not committed."""
 
     def __init__(self, rights: Rights) -> None:
         self._rights = rights
+        self.is_settled: Callable[[], bool] = lambda: True  # whether all we have accepted is committed
         self.entered_bytes = 0  # by entries that are not committed
         self.entered_inodes = 0
         self.dirty_bytes = 0  # files have grown by, in bytes that have not entered
@@ -35,13 +46,23 @@ class Quota:
         """Refuse one more inode if there is no room."""
         limit = self._rights.quota_inodes
         if limit and self.used_inodes >= limit:
+            if not self.is_settled():
+                raise Spent
             raise NoRoom(Code.QUOTA, f"the quota of {limit} files is used up")
+        promised = self._rights.promised_inodes
+        if promised and self.used_inodes >= promised:
+            raise Spent
 
     def check_bytes(self, more: int) -> None:
         """Refuse so many more bytes if there is no room."""
         limit = self._rights.quota_bytes
         if limit and self.used_bytes + more > limit:
+            if not self.is_settled():
+                raise Spent
             raise NoRoom(Code.QUOTA, f"the quota of {limit} bytes is used up")
+        promised = self._rights.promised_bytes
+        if promised and self.used_bytes + more > promised:
+            raise Spent
 
     def statfs(self) -> Statfs:
         """What df shows."""

@@ -43,6 +43,12 @@ class Rights(Protocol):
     @property
     def quota_inodes(self) -> int: ...
     @property
+    def promised_bytes(self) -> int:
+        """How far we may go before we ask for more; 0: as far as the quota."""
+
+    @property
+    def promised_inodes(self) -> int: ...
+    @property
     def used_bytes(self) -> int: ...
     @property
     def used_inodes(self) -> int: ...
@@ -55,8 +61,11 @@ class Rights(Protocol):
     async def ensure_ids(self, count: int) -> None:
         """Wait until that many ids can be taken; raises Unavailable."""
 
-    def note_use(self, used_bytes: int, used_inodes: int) -> None:
-        """A batch reply has told the space's use."""
+    async def ask_promise(self) -> None:
+        """Ask how far we may go now; raises CloudVergeError."""
+
+    def note_use(self, used_bytes: int, used_inodes: int, seq: int) -> None:
+        """A batch reply has told what the space uses as of ``seq``."""
 
     def on_reopened(self, callback: Callable[[], None]) -> None:
         """Call this whenever the session has been opened again: there is a new incarnation."""

@@ -64,7 +64,9 @@ class Session:
         self._ids_low = trio.Event()
         self._doubted = trio.Event()
         self._used = (0, 0)
+        self._used_seq = 0  # as of which that is
         self._quota = (0, 0)
+        self._promised = (0, 0)
         self._free = (0, 0)  # room on the servers, and what was used when they told it
         self._peak_bytes = 0  # the most that has been used since
         self.trouble = ""  # why we may not change anything, for people
@@ -138,6 +140,14 @@ class Session:
         return self._quota[1]
 
     @property
+    def promised_bytes(self) -> int:
+        return self._promised[0]
+
+    @property
+    def promised_inodes(self) -> int:
+        return self._promised[1]
+
+    @property
     def used_bytes(self) -> int:
         return self._used[0]
 
@@ -166,9 +176,11 @@ class Session:
         granted = self._granted
         return SessionRef(granted.session, granted.incarnation, granted.lease_epoch)
 
-    def note_use(self, used_bytes: int, used_inodes: int) -> None:
-        """A batch reply has told the space's use."""
-        self._used = (used_bytes, used_inodes)
+    def note_use(self, used_bytes: int, used_inodes: int, seq: int) -> None:
+        """A batch reply has told what the space uses as of ``seq``; answers overtake each other."""
+        if seq < self._used_seq:
+            return
+        self._used, self._used_seq = (used_bytes, used_inodes), seq
         self._peak_bytes = max(self._peak_bytes, used_bytes)
 
     def on_reopened(self, callback: Callable[[], None]) -> None:
@@ -220,7 +232,8 @@ class Session:
         self._seq_now = reply.seq
         self._lease = Lease(asked_at, reply.lease_s)
         self._quota = (reply.quota_bytes, reply.quota_inodes)
-        self._used = (reply.used_bytes, reply.used_inodes)
+        self._promised = (reply.promised_bytes, reply.promised_inodes)
+        self._used, self._used_seq = (reply.used_bytes, reply.used_inodes), reply.seq
         self._ids.clear()
         self._ids.add(reply.first_id, reply.ids)
         self.trouble = ""
@@ -268,12 +281,18 @@ class Session:
         renewed = await self._meta.renew(self.ref())
         self._lease = Lease(asked_at, renewed.lease_s)
         self._quota = (renewed.quota_bytes, renewed.quota_inodes)
-        self._used = (renewed.used_bytes, renewed.used_inodes)
+        self._promised = (renewed.promised_bytes, renewed.promised_inodes)
+        if renewed.seq >= self._used_seq:
+            self._used, self._used_seq = (renewed.used_bytes, renewed.used_inodes), renewed.seq
         self._free = (renewed.free_bytes, renewed.used_bytes)
-        self._peak_bytes = renewed.used_bytes
+        self._peak_bytes = self._used[0]
         self._seq_now = renewed.seq
         for callback in self._on_seq:
             callback(renewed.seq)
+
+    async def ask_promise(self) -> None:
+        """Renew now: what the space uses has changed, and with it what we may use."""
+        await self._renew()
 
     async def _lost(self, error: CloudVergeError) -> None:
         if not self.trouble:

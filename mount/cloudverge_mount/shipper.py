@@ -164,7 +164,7 @@ class Shipper:
             self.record_acked(Incarnation(done[-1].incarnation), EntryNumber(done[-1].number))
             self._ledger.committed(done)
             if reply.used_bytes or reply.used_inodes:
-                self._ledger.rights.note_use(reply.used_bytes, reply.used_inodes)
+                self._ledger.rights.note_use(reply.used_bytes, reply.used_inodes, reply.seq)
             self._on_seq(reply.seqs, reply.seq)
             self._wake()
         if reply.refused_number:

@@ -138,6 +138,8 @@ class SessionReply(Message, frozen=True):
     used_inodes: int
     read_only: bool = False
     confined: bool = False  # to a sub-tree, shown as the root: READ takes range tickets
+    promised_bytes: int = 0  # how far this session may go before it renews; 0: as far as the quota
+    promised_inodes: int = 0
 
 
 class SessionRef(Message, frozen=True):
@@ -158,6 +160,8 @@ class SessionRenewed(Message, frozen=True):
     used_bytes: int
     used_inodes: int
     free_bytes: int  # that the chunkservers could still take, divided by R
+    promised_bytes: int = 0  # as in SessionReply
+    promised_inodes: int = 0
 
 
 class IncarnationClose(Message, frozen=True):

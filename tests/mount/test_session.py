@@ -97,10 +97,18 @@ async def test_opening_tells_rights_and_room(autojump_clock, session, meta):
     assert (session.used_bytes, session.free_bytes, session.quota_bytes) == (50, 1000, 100)
     assert session.state == "EXCLUSIVE"
     assert not session.read_only
-    session.note_use(450, 1)
+    session.note_use(450, 1, 1001)
     assert session.free_bytes == 600
-    session.note_use(20, 1)
+    session.note_use(20, 1, 1002)
     assert session.free_bytes == 600, "what was removed is room only when the servers say so"
+
+
+async def test_an_answer_that_was_overtaken_does_not_tell_what_is_used(autojump_clock, session, meta):
+    await session.open()
+    session.note_use(90, 2, 1002)
+    session.note_use(60, 1, 1001)
+    await session.ask_promise()  # which tells 50, as of an earlier seq
+    assert (session.used_bytes, session.used_inodes) == (90, 2)
 
 
 async def test_opening_waits_for_servers_that_start(autojump_clock, session, meta):

@@ -30,6 +30,28 @@ create function meta.allowed_inodes(s meta.spaces) returns bigint language sql s
     ) end
 $$;
 
+-- How far a space's active mount may go before it asks again. It answers its writers at once and commits later, so what
+-- it may accept must be its own: while other spaces of the owner are active too, what is left of his quota is shared
+-- out, little at a time. Together never more than allowed; alone all of it.
+create function meta.promised_bytes(s meta.spaces) returns bigint language sql stable as $$
+    select case when s.owner_quota_bytes = 0 or o.others = 0 then meta.allowed_bytes(s) else least(
+        meta.allowed_bytes(s),
+        s.used_bytes + least(268435456, greatest(0, meta.allowed_bytes(s) - s.used_bytes) / (o.others + 1))
+    ) end from (
+        select count(*) as others from meta.spaces o join meta.leases l on l.space = o.space and l.root = 1
+        where o.owner = s.owner and o.space <> s.space and l.expires_at > clock_timestamp()
+    ) o
+$$;
+create function meta.promised_inodes(s meta.spaces) returns bigint language sql stable as $$
+    select case when s.owner_quota_inodes = 0 or o.others = 0 then meta.allowed_inodes(s) else least(
+        meta.allowed_inodes(s),
+        s.used_inodes + least(4096, greatest(0, meta.allowed_inodes(s) - s.used_inodes) / (o.others + 1))
+    ) end from (
+        select count(*) as others from meta.spaces o join meta.leases l on l.space = o.space and l.root = 1
+        where o.owner = s.owner and o.space <> s.space and l.expires_at > clock_timestamp()
+    ) o
+$$;
+
 -- From an inode to its names: whether a file lies below a folder is asked for every operation of a session that
 -- is confined to a sub-tree. "+ 0": as with dentries_by_age.
 create index dentries_by_inode on meta.dentries (space, (ino + 0));
