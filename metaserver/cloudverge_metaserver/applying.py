@@ -6,7 +6,8 @@ the session's ranges, that a write names durable bytes of the session's own chun
 chunk of somebody else and one that never was are refused in the same words.
 
 Invariants: a refused entry leaves no trace in the working set; entries after it are not looked at; every
-applied entry has a seq of its own, one above that of the entry before.
+applied entry has a seq of its own, one above that of the entry before. A batch that makes too much work ends before
+its last entry, but never before its first: what it costs is bounded, whatever it holds.
 """
 
 from bisect import bisect_right
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from cloudverge_metaserver.batchset import BatchSet
+from cloudverge_metaserver.batchset import PIECES_PER_REGION, BatchSet
 from cloudverge_metaserver.durability import ChunkFacts, ChunkState
 from cloudverge_metaserver.subtree import Confinement
 from cloudverge_protocol import rules
@@ -50,6 +51,8 @@ _log = structlog.get_logger()
 ENTRIES_MAX = 10_000  # a mount sends a fifth of it
 EXTENTS_MAX = 100_000  # in all writes of a batch
 RECEIPTS_MAX = 10_000
+WORK_MAX = 2_000_000  # of one batch, see BatchSet.work: about half a second
+CLONED_WEIGHS = 4  # pieces that are made anew, against those that are only gone through
 
 
 class IdRanges:
@@ -141,7 +144,10 @@ class Applier:
         """Apply what can be applied."""
         result = self.result
         high_water = dict(self._standing.high_water)
+        most = self._ws.work + WORK_MAX
         for entry in entries:
+            if self._ws.work > most and result.entries:
+                break  # the rest comes again: others wait meanwhile
             known = high_water.get(entry.incarnation)
             if known is not None and entry.number <= known:
                 result.seqs.append(0)
@@ -176,7 +182,12 @@ class Applier:
             self._check_chunks(op.extents)
         else:
             self._check_ids(op)
+        before = self._ws.work
         rules.apply(op, self._ws)
+        if isinstance(op, CloneRange):
+            self._ws.work += CLONED_WEIGHS * (self._ws.work - before)
+        if self._ws.is_too_fragmented():
+            raise Refused(Code.FILE_TOO_BIG, f"more than {PIECES_PER_REGION} pieces in 64 MiB of a file")
         used = self.result.used_inodes + self._ws.inodes_grown()
         if used > self.result.used_inodes and 0 < self._standing.quota_inodes < used:
             raise NoRoom(Code.QUOTA, f"the quota of {self._standing.quota_inodes} files is used up")

@@ -23,6 +23,8 @@ Name = tuple[InodeId, bytes]
 Region = tuple[InodeId, int]
 Attribute = tuple[InodeId, bytes]
 
+PIECES_PER_REGION: Final = 131_072  # one for each 512 bytes; as many as a LOAD can give back
+
 _ABSENT: Final = object()
 _ROW_BYTES: Final = 300
 _EXTENT_BYTES: Final = 200
@@ -51,6 +53,7 @@ class BatchSet:
         self._log: list[tuple[dict[Any, Any], Any, Any]] = []
         self._regions_at_mark: dict[Region, Extents] = {}
         self._inodes_at_mark = 0
+        self.work = 0  # rows read one by one, and pieces of lists gone through, since the beginning
 
     # --- loading ---
 
@@ -136,6 +139,13 @@ class BatchSet:
             for (ino, region), old in self._regions_at_mark.items()
         )
 
+    def is_too_fragmented(self) -> bool:
+        """Whether a region has been given more pieces than one may have since the last mark."""
+        return any(
+            len(now := self.extents(*key)) > PIECES_PER_REGION and len(now) > len(old)
+            for key, old in self._regions_at_mark.items()
+        )
+
     def _put(self, rows: dict[Any, Any], key: Any, value: Any) -> None:  # noqa: ANN401  # rows of any kind
         self._log.append((rows, key, rows.get(key, _ABSENT)))
         rows[key] = value
@@ -148,6 +158,7 @@ class BatchSet:
     # --- the WorkingSet interface ---
 
     def inode(self, ino: InodeId) -> Inode | None:
+        self.work += 1
         return self.inodes.get(ino)
 
     def put_inode(self, inode: Inode) -> None:
@@ -183,6 +194,7 @@ class BatchSet:
 
     def put_extents(self, ino: InodeId, region: int, extents: Extents) -> None:
         self._regions_at_mark.setdefault((ino, region), self.extents(ino, region))
+        self.work += len(extents)
         regions = self.content.setdefault(ino, {})
         if extents:
             self._put(regions, region, extents)
@@ -191,7 +203,9 @@ class BatchSet:
         self._put(self.changed_regions, (ino, region), self._seq)
 
     def xattrs(self, ino: InodeId) -> Mapping[bytes, bytes]:
-        return self.attributes.get(ino, _NOTHING)
+        held = self.attributes.get(ino, _NOTHING)
+        self.work += len(held)
+        return held
 
     def put_xattr(self, ino: InodeId, name: bytes, value: bytes) -> None:
         self._put(self.attributes.setdefault(ino, {}), name, value)

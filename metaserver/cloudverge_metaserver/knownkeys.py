@@ -1,6 +1,6 @@
 """Which keys of a space have been looked up already, whether there was a row or not. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from cloudverge_protocol.ids import REGION_MAX, InodeId
 from cloudverge_protocol.inodes import Inode
@@ -49,7 +49,7 @@ class KnownKeys:
             {span for span in keys.spans if not self._has_span(span)},
             keys.xattrs - self._xattrs - made,
             keys.orphans - self._orphans,
-            {ino for ino in keys.chains if not self._has_chain(ino, inodes)},
+            _without_chain(keys.chains, inodes),
         )
 
     def _has_span(self, span: Span) -> bool:
@@ -58,10 +58,21 @@ class KnownKeys:
             return True
         return any(first <= low and min(high, REGION_MAX) <= last for first, last in self._spans.get(ino, ()))
 
-    def _has_chain(self, ino: InodeId, inodes: Mapping[InodeId, Inode]) -> bool:
-        row = inodes.get(ino)
-        for _ in range(len(inodes)):
-            if row is None or row.parent == row.ino:
-                break
-            row = inodes.get(row.parent)
-        return row is not None and row.parent == row.ino
+
+def _without_chain(folders: Iterable[InodeId], inodes: Mapping[InodeId, Inode]) -> set[InodeId]:
+    """Those of ``folders`` that are not at hand with all that is above them; each row is looked at once."""
+    whole: dict[InodeId, bool] = {}
+    for folder in folders:
+        path: list[InodeId] = []
+        ino = folder
+        while ino not in whole:
+            row = inodes.get(ino)
+            if row is None or row.parent == ino:
+                whole[ino] = row is not None
+            else:
+                whole[ino] = False  # until it is known better; a ring never is
+                path.append(ino)
+                ino = row.parent
+        for ino in path:
+            whole[ino] = whole[inodes[path[-1]].parent]
+    return {folder for folder in folders if not whole[folder]}

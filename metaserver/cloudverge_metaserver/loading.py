@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from cloudverge_metaserver.batchset import BatchSet
 from cloudverge_metaserver.packing import unpack_extents
 from cloudverge_metaserver.rows import DENTRY, INODE, Connection, dentry_of, inode_of
+from cloudverge_protocol.errors import Code, ProtocolFault
 from cloudverge_protocol.ids import Incarnation, InodeId, SessionId, SpaceId
 from cloudverge_protocol.keys import Keys, Span, named_all, then_all
 from cloudverge_protocol.operations import Create, Operation
@@ -26,16 +27,26 @@ _DENTRIES = f"""
         select * from meta.dentries where space = $1 and parent = k.parent and name = k.name offset 0
     ) d
 """  # noqa: S608
-_REGIONS = """
-    select e.ino, e.region, e.packed from unnest($2::bigint[], $3::bigint[], $4::bigint[]) k(ino, low, high)
-    cross join lateral (
-        select * from meta.extents where space = $1 and ino = k.ino and region between k.low and k.high offset 0
-    ) e
-"""
-_XATTRS = """
-    select x.ino, x.name, x.value from unnest($2::bigint[]) k(ino)
-    cross join lateral (select * from meta.xattrs where space = $1 and ino = k.ino offset 0) x
-"""
+PIECES_MAX = 1_000_000  # of the regions that one batch touches
+ATTRIBUTE_BYTES_MAX = 32 << 20
+CHAIN_MAX = 100_000  # folders above those that are moved
+
+_REGIONS = f"""
+    select ino, region, packed, so_far from (
+        select e.*, sum(e.pieces) over (rows unbounded preceding) as so_far
+        from unnest($2::bigint[], $3::bigint[], $4::bigint[]) k(ino, low, high)
+        cross join lateral (
+            select * from meta.extents where space = $1 and ino = k.ino and region between k.low and k.high offset 0
+        ) e
+    ) f where so_far - pieces <= {PIECES_MAX}
+"""  # noqa: S608  # what is beyond the limit is not sent, but for the one that passes it
+_XATTRS = f"""
+    select ino, name, value, so_far from (
+        select x.*, sum(300 + length(x.value)) over (rows unbounded preceding) as so_far
+        from unnest($2::bigint[]) k(ino)
+        cross join lateral (select * from meta.xattrs where space = $1 and ino = k.ino offset 0) x
+    ) f where so_far - 300 - length(value) <= {ATTRIBUTE_BYTES_MAX}
+"""  # noqa: S608
 _ORPHANS = """
     select o.ino, o.incarnation from unnest($2::bigint[]) k(ino)
     cross join lateral (select * from meta.orphans where space = $1 and ino = k.ino offset 0) o
@@ -48,7 +59,7 @@ _CHAINS = f"""
         union
         select {INODE} from up
         cross join lateral (select * from meta.inodes where space = $1 and ino = up.parent offset 0) i
-    ) select * from up
+    ) select * from up limit {CHAIN_MAX + 1}
 """  # noqa: S608  # union stops at the root, which is its own parent
 
 
@@ -97,21 +108,32 @@ async def _load(connection: Connection, space: SpaceId, session: SessionId, keys
             ws.load_dentry(dentry_of(record))
     if keys.spans:
         inos, lows, highs = zip(*merged(keys.spans), strict=True)
-        for ino, region, packed in await connection.fetch(_REGIONS, space, inos, lows, highs):
+        for ino, region, packed, so_far in await connection.fetch(_REGIONS, space, inos, lows, highs):
+            _check_load(so_far, PIECES_MAX)
             if (ino, region) not in ws.before:
                 ws.load_region(ino, region, unpack_extents(packed))
     if keys.xattrs:
-        for ino, name, value in await connection.fetch(_XATTRS, space, list(keys.xattrs)):
+        for ino, name, value, so_far in await connection.fetch(_XATTRS, space, list(keys.xattrs)):
+            _check_load(so_far, ATTRIBUTE_BYTES_MAX)
             ws.load_xattr(ino, name, value)
     if keys.orphans:
         for ino, incarnation in await connection.fetch(_ORPHANS, space, list(keys.orphans), session):
             ws.load_orphan(ino, Incarnation(incarnation))
     if keys.chains:
-        above = [inode_of(record) for record in await connection.fetch(_CHAINS, space, list(keys.chains))]
+        rows = await connection.fetch(_CHAINS, space, list(keys.chains))
+        _check_load(len(rows), CHAIN_MAX)
+        above = [inode_of(record) for record in rows]
         for inode in above:
             ws.load_inode(inode)
         keys.inodes.update(inode.ino for inode in above)
     ws.known.add(keys)
+
+
+def _check_load(count: int, most: int) -> None:
+    if count > most:
+        raise ProtocolFault(
+            Code.BAD_REQUEST, "a batch touches more than can be loaded at once: send fewer entries"
+        )
 
 
 def merged(spans: set[Span]) -> list[Span]:

@@ -215,8 +215,9 @@ class Batch(Message, frozen=True):
 class BatchReply(Message, frozen=True):
     """What came of a batch.
 
-    Entries before the refused one (all, if ``refused_number`` is 0) are committed; the rest is untouched.
-    ``seqs`` are the seqs of the committed entries in their order (0: it had been applied before).
+    Entries before the refused one are committed, the rest is untouched. ``seqs`` are the seqs of the committed
+    entries in their order (0: it had been applied before). If there are fewer of them than entries and none was
+    refused (``refused_number`` 0), the batch was too much work at a time: the rest is to be sent again.
     """
 
     seqs: tuple[int, ...]
