@@ -174,7 +174,7 @@ class _Start:
         await core.aside.held(refused, Refused(Code.STALE, CHANGED_ELSEWHERE))
         self._drop_orphans(core)
         for ino in list(ledger.pendings):
-            if not await vfs.rebase.load_whole(ino):
+            if not await vfs.rebase.load_whole(ino) or self._has_ended(core, ino):
                 ledger.forget_content(InodeId(ino))
         for ino, why in core.content.finish_restore().items():
             await self._set_lost_aside(core, ino, ChunkFault(Code.DAMAGED, why))
@@ -192,6 +192,16 @@ class _Start:
             else:
                 core.rows.drop_inode(ino)
                 core.rows.drop_orphan(ino)
+
+    def _has_ended(self, core: Core, ino: int) -> bool:
+        """Whether this file has no name: a replica that is new does not know that it is an orphan."""
+        node = core.rows.node(ino)
+        return (
+            node is not None
+            and node.row is not None
+            and not node.row.nlink
+            and not core.holding.waits_for(ino)
+        )
 
     async def _set_lost_aside(self, core: Core, ino: InodeId, error: CloudVergeError) -> None:
         """Closed bytes of this file are gone: what waits for them can never enter."""

@@ -126,6 +126,25 @@ async def test_a_replica_that_does_not_fit_is_begun_anew_and_the_journal_kept(mo
         assert contents_of(mounts.server, mounts.disk, ino) == b"bytes"
 
 
+async def test_closed_bytes_of_a_file_that_was_unlinked_while_open_are_nothing_to_a_new_replica(
+    mounts, root
+) -> None:
+    vfs = await mounts.start()
+    row = await mounts.file(1, b"f", b"bytes")
+    await vfs.open(row.ino, os.O_RDWR, root)
+    await vfs.unlink(1, b"f")
+    await mounts.ship()
+    mounts.kill()
+    (mounts.folder / "replica.sqlite3").unlink()
+    vfs = await mounts.start()
+    assert not vfs.core.content.is_dirty(row.ino)
+    await vfs.core.shipper.ship_once()
+    await mounts.settle()
+    assert mounts.server.closed == [1]
+    assert (mounts.server.refused, vfs.status()["degraded"]) == ([], [])
+    await assert_same(vfs, mounts.server, mounts.disk)
+
+
 async def test_closed_bytes_that_are_lost_set_their_rename_aside_and_the_rest_ships(mounts, root) -> None:
     vfs = await mounts.start()
     folder = await vfs.mkdir(1, b"d", 0o755, root)
