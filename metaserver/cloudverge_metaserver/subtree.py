@@ -14,7 +14,7 @@ from typing import Final
 from cloudverge_auth.tokens import Identity
 from cloudverge_metaserver.rows import Connection
 from cloudverge_metaserver.scope import inodes_named
-from cloudverge_protocol.errors import Code, Refused
+from cloudverge_protocol.errors import Code, ProtocolFault, Refused
 from cloudverge_protocol.ids import ID_MAX, ROOT_INODE, InodeId, SessionId, SpaceId
 from cloudverge_protocol.operations import (
     RENAME_EXCHANGE,
@@ -28,19 +28,22 @@ from cloudverge_protocol.operations import (
     Unlink,
 )
 
+NAMES_MAX: Final = 200_000  # that may lie between what is asked for and the root
+
 # (inode, folder that one of its names is in), walked up until the root of the sub-tree or of the space
-_FOLDERS_INSIDE: Final = """
+_NAMES_ABOVE: Final = f"""
     with recursive up as (
-        select k.ino, k.ino as at from unnest($2::bigint[]) k(ino)
+        select k.ino, d.parent from unnest($2::bigint[]) k(ino)
+        cross join lateral (select parent from meta.dentries where space = $1 and ino + 0 = k.ino offset 0) d
+        where k.ino <> $3
         union
-        select up.ino, d.parent from up
+        select up.parent, d.parent from up
         cross join lateral (
-            select parent from meta.dentries where space = $1 and ino + 0 = up.at offset 0
+            select parent from meta.dentries where space = $1 and ino + 0 = up.parent offset 0
         ) d
-        where up.at <> $3
-    ) select distinct ino from up where at = $3
-        and exists (select from meta.inodes where space = $1 and ino = $3 and nlink > 0)
-"""
+        where up.parent <> $3
+    ) select ino, parent from up limit {NAMES_MAX + 1}
+"""  # noqa: S608  # a number of ours; each name once, however many ways lead to it
 _PARENTS: Final = """
     select k.ino, d.parent from unnest($2::bigint[]) k(ino)
     cross join lateral (select parent from meta.dentries where space = $1 and ino + 0 = k.ino offset 0) d
@@ -77,8 +80,27 @@ async def inside(
     wanted = {ino for ino in inodes if 0 < ino <= ID_MAX}
     if root == ROOT_INODE or not wanted:
         return wanted
-    rows = await connection.fetch(_FOLDERS_INSIDE, space, list(wanted), root)
-    return {InodeId(row[0]) for row in rows}
+    if not await connection.fetchval(_ROOT, space, root):
+        return set()
+    names = await connection.fetch(_NAMES_ABOVE, space, list(wanted), root)
+    if len(names) > NAMES_MAX:
+        raise ProtocolFault(Code.BAD_REQUEST, "too many names at once: ask for less")
+    return wanted & _below(root, ((row[0], row[1]) for row in names))
+
+
+def _below(root: InodeId, names: Iterable[tuple[int, int]]) -> set[InodeId]:
+    """``root``, and what is reached from it by these names: (inode, folder)."""
+    held: dict[int, list[int]] = {}
+    for ino, folder in names:
+        held.setdefault(folder, []).append(ino)
+    found: set[int] = {root}
+    at: list[int] = [root]
+    while at:
+        for ino in held.get(at.pop(), ()):
+            if ino not in found:
+                found.add(ino)
+                at.append(ino)
+    return {InodeId(ino) for ino in found}
 
 
 async def readable(connection: Connection, identity: Identity, inodes: Iterable[InodeId]) -> set[InodeId]:
