@@ -105,7 +105,9 @@ class Rights:
         """The right under which ``message`` reads."""
         ticket = self._ticket(message.ticket, "read")
         if ticket.chunk not in (0, message.chunk) or not _is_within(message, ticket):
-            raise no_chunk()
+            refusal = no_chunk()
+            refusal.suspicious = True
+            raise refusal
         return ticket
 
     def control(self, token: str, *chunks: ChunkId) -> None:

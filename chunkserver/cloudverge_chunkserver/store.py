@@ -191,9 +191,11 @@ class ChunkStore:
         stored = self.read_checked(number, chunk.view(), span)
         if bytes(stored[offset - span.start : offset - span.start + len(sent)]) != bytes(sent):
             self.fence(chunk, chunk.epoch, "an append met different bytes")
-            raise ChunkFault(
+            conflict = ChunkFault(
                 Code.CONFLICT, f"chunk {number} has other bytes at {offset}; it is closed at {chunk.length}"
             )
+            conflict.suspicious = True
+            raise conflict
 
     def commit(self, appending: Appending) -> OpenChunk:
         """Write what ``prepare`` allowed; the chunk's length is then what has been acknowledged."""

@@ -97,6 +97,7 @@ class Applied:
     done: set[ChunkId] = field(default_factory=set)
     refused: Entry | None = None
     error: CloudVergeError | None = None
+    forged: int = 0  # receipts that no server has given
 
 
 def check_batch(batch: Batch) -> None:
@@ -158,6 +159,7 @@ class Applier:
                     raise Denied(Code.FENCED, f"incarnation {entry.incarnation} takes no more entries")
                 self._apply(entry.op)
             except CloudVergeError as error:
+                error.suspicious = error.is_suspicious or _is_impossible(entry.op)
                 return self._refuse(entry, error)
             except Exception:
                 # a rule that breaks on an entry would break on it for ever: set it aside instead
@@ -226,7 +228,9 @@ class Applier:
             return
         for value in new:
             if value not in self._standing.ids:
-                raise Refused(Code.INVALID, f"the id {value} was not given to this session")
+                error = Refused(Code.INVALID, f"the id {value} was not given to this session")
+                error.suspicious = True
+                raise error
 
     def _check_chunks(self, extents: Extents) -> None:
         """Only durable bytes of the session's own chunks."""
@@ -263,6 +267,15 @@ class Applier:
             for ino, region in self._ws.changed_regions
         )
         return total - self._ws.bytes_grown()
+
+
+def _is_impossible(op: Operation) -> bool:
+    """Whether ``op`` is wrong by itself; a mount runs the same check before it takes such a thing into its journal."""
+    try:
+        rules.check(op)
+    except Refused:
+        return True
+    return False
 
 
 @dataclass(slots=True)

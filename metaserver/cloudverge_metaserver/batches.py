@@ -43,10 +43,11 @@ from cloudverge_metaserver.writeback import (
     write_rows,
     write_space,
 )
-from cloudverge_protocol.errors import ChunkFault
+from cloudverge_protocol.errors import ChunkFault, Code
 from cloudverge_protocol.ids import ChunkId, Seq
-from cloudverge_protocol.messages import Batch, BatchReply
+from cloudverge_protocol.messages import Batch, BatchReply, Receipt
 from cloudverge_protocol.operations import ChunkDone, Create, Link, Operation, Rename, Write
+from cloudverge_wire.misconduct import misconduct
 
 _RANGES: Final = "select first, count from meta.id_ranges where session = $1"
 _NO_IDS: Final = IdRanges(())
@@ -71,6 +72,7 @@ async def commit_batch(
     if kept is None or applied is None:
         kept, applied = await _commit(database, kept, identity, batch)
     kept_spaces.put(identity.space, kept)
+    _note(identity, applied)
     return _reply(applied, kept.who.used_bytes)
 
 
@@ -81,6 +83,7 @@ async def _commit_confined(database: Database, identity: Identity, batch: Batch)
         batch, entries=tuple(replace(entry, op=scope.inward_op(entry.op)) for entry in batch.entries)
     )
     kept, applied = await _commit(database, None, identity, batch)
+    _note(identity, applied)
     reply = _reply(applied, kept.who.used_bytes)
     return replace(reply, refused_message=scope.words(reply.refused_message))
 
@@ -141,7 +144,8 @@ async def _load(connection: Connection, kept: Kept, batch: Batch) -> None:
 def _apply(kept: Kept, batch: Batch, confinement: Confinement | None = None) -> tuple[Applied, Writing, int]:
     """Apply to what is at hand: what came of it, what is to be written, by how much the bytes used have grown."""
     who, ws, chunks = kept.who, kept.ws, kept.chunks
-    counted = count_receipts(chunks, batch.receipts)
+    forged: list[Receipt] = []
+    counted = count_receipts(chunks, batch.receipts, forged)
     standing = Standing(
         who.session,
         who.high_water,
@@ -153,6 +157,7 @@ def _apply(kept: Kept, batch: Batch, confinement: Confinement | None = None) -> 
         who.quota_inodes,
     )
     applied = Applier(ws, standing, chunks, confinement).run(batch.entries)
+    applied.forged = len(forged)
     for entry in applied.entries:
         if isinstance(entry.op, Create):
             ws.known.add_made(entry.op.ino)
@@ -178,6 +183,14 @@ def _chunks_of(batch: Batch, ops: Sequence[Operation]) -> set[ChunkId]:
 
 def _brings_ids(ops: Sequence[Operation]) -> bool:
     return any(isinstance(op, Create | Link | Rename) for op in ops)
+
+
+def _note(identity: Identity, applied: Applied) -> None:
+    """A word in the log about what only a lying client sends."""
+    if applied.forged:
+        misconduct.note(identity, "forged receipts", Code.NOT_DURABLE)
+    if applied.refused is not None and applied.error is not None and applied.error.is_suspicious:
+        misconduct.note(identity, type(applied.refused.op).__name__, applied.error.code)
 
 
 def _reply(applied: Applied, used_bytes: int) -> BatchReply:

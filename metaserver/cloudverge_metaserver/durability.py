@@ -3,7 +3,7 @@
 The durable length D of an OPEN chunk is what every replica of its set has receipted; of a SEALED one it is
 the seal. A receipt counts if its MAC is genuine, its server holds a replica, and its epoch is the chunk's; any
 other is passed over without a word, because an honest mount may carry one from before a seal, and a forger
-learns nothing.
+learns nothing (the log has a line about him).
 """
 
 from collections.abc import Iterable, Mapping
@@ -53,26 +53,34 @@ class ChunkFacts:
     keys: Mapping[ServerId, bytes] = field(default_factory=dict)  # receipt keys of their servers
 
 
-def count_receipts(chunks: Mapping[ChunkId, ChunkFacts], receipts: Iterable[Receipt]) -> list[Receipt]:
-    """Raise what is receipted and durable in ``chunks``; returns the receipts that told something new."""
+def count_receipts(
+    chunks: Mapping[ChunkId, ChunkFacts], receipts: Iterable[Receipt], forged: list[Receipt] | None = None
+) -> list[Receipt]:
+    """Raise what is receipted and durable in ``chunks``; returns the receipts that told something new.
+
+    Those that would, if they were genuine, are added to ``forged``.
+    """
     counted: dict[tuple[ChunkId, ServerId], Receipt] = {}
     for receipt in receipts:
         facts = chunks.get(receipt.chunk)
-        if facts is not None and _tells_more(facts, receipt):
+        if facts is None or not _would_tell_more(facts, receipt):
+            continue
+        if receipt_is_genuine(facts.keys[receipt.server], receipt):
             facts.receipted[receipt.server] = receipt.length
             counted[receipt.chunk, receipt.server] = receipt
+        elif forged is not None:
+            forged.append(receipt)
     for chunk, _ in counted:
         facts = chunks[chunk]
         facts.durable = max(facts.durable, min(facts.receipted.values()))
     return list(counted.values())
 
 
-def _tells_more(facts: ChunkFacts, receipt: Receipt) -> bool:
+def _would_tell_more(facts: ChunkFacts, receipt: Receipt) -> bool:
     known = facts.receipted.get(receipt.server)
     return (
         facts.state == ChunkState.OPEN
         and known is not None
         and known < receipt.length <= min(facts.limit, CHUNK_BYTES)
         and receipt.epoch == facts.epoch
-        and receipt_is_genuine(facts.keys[receipt.server], receipt)
     )

@@ -376,4 +376,6 @@ async def _load(connection: Connection, message: Load) -> LoadReply:
 
 def _check_size(size_bytes: int) -> None:
     if size_bytes > LOAD_BYTES:
-        raise ProtocolFault(Code.BAD_REQUEST, "these rows do not fit one reply: ask for fewer at once")
+        error = ProtocolFault(Code.BAD_REQUEST, "these rows do not fit one reply: ask for fewer at once")
+        error.suspicious = False  # a mount cannot know how large they are
+        raise error

@@ -72,6 +72,12 @@ class CloudVergeError(Exception):
         self.code = code
         self.retry_after_s = 0.0  # a hint for the caller; 0: none
         self.message = message or code.name.lower().replace("_", " ")
+        self.suspicious: bool | None = None  # whether only a lying client can meet it; None: as its code says
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether no client of ours, in whatever state, could have caused this."""
+        return self.code in _SUSPICIOUS if self.suspicious is None else self.suspicious
 
 
 class Refused(CloudVergeError):
@@ -96,6 +102,9 @@ class ProtocolFault(CloudVergeError):
 
 class Unavailable(CloudVergeError):
     """Nobody is wrong, but the answer could not be had now; trying again may help."""
+
+
+_SUSPICIOUS = frozenset((Code.BAD_REQUEST, Code.FORBIDDEN, Code.NOT_YOURS))
 
 
 def class_of(code: Code) -> type[CloudVergeError]:

@@ -27,7 +27,7 @@ from cloudverge_protocol import codec
 from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import CloudVergeError, Code, ProtocolFault, Unavailable
 from cloudverge_protocol.frames import PREFIX_BYTES, Frame, FrameReader
-from cloudverge_protocol.messages import Empty, ErrorReply, FrameType, Hello, Message
+from cloudverge_protocol.messages import REQUESTS, Empty, ErrorReply, FrameType, Hello, Message
 from cloudverge_wire.admission import (
     HELLO_WITHIN_S,
     Authenticate,
@@ -37,6 +37,7 @@ from cloudverge_wire.admission import (
     unauthorized,
 )
 from cloudverge_wire.flow import WRITE_HIGH_BYTES, InFlight, Shares, cost_of, write_frame
+from cloudverge_wire.misconduct import misconduct
 
 Answer = tuple[Message, Sequence[Buffer]]
 
@@ -291,6 +292,9 @@ class Peer(asyncio.BufferedProtocol):
         if not isinstance(error, CloudVergeError):
             log.error("request failed", frame_type=kind, peer=self.address, exc_info=error)
             error = Unavailable(Code.INTERNAL, "internal error: the server's log has the details")
+        if error.is_suspicious:
+            request = FrameType(kind).name if kind in REQUESTS else "unknown"
+            misconduct.note(self.identity, request, error.code, peer=self.address)
         self.fail(kind, request_id, error)
 
     # --- HELLO and its refusal ------------------------------------------------------------------------
