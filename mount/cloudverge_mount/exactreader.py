@@ -1,9 +1,9 @@
 """Clean bytes of files for a session that is confined to a sub-tree: exactly those its files refer to.
 
 The blocks around them hold other people's bytes, which never come here; so nothing is cached by block, and nothing
-goes to the disk cache. What is fetched lies inside one range that we have a ticket for: a piece of an extent, cut
-where the chunk's offset is a multiple of ``PIECE_BYTES``, or, when small files are read from their start, as much
-of the range around as such a piece has: other small files that we may read lie there.
+goes to the disk cache. What is fetched lies inside one range that we have a ticket for: what of an extent is asked
+for, now or ahead of need, cut where the chunk's offset is a multiple of ``PIECE_BYTES``; or, when small files are
+read from their start, as much of the range around as such a piece has: other small files that we may read lie there.
 
 Every byte passed its checksum here (in ``Sources``). What is under way is not fetched twice. An extent whose right
 cannot be had yet (our own Write is not committed) is asked for again, like a chunk that has moved; so is what a
@@ -145,7 +145,7 @@ class ExactReader:
             data = await self._sources.read_exactly(chunk, fetch.start, fetch.end, right.ticket, right.places)
             self._cache.put(chunk, fetch.start, data)
         except CloudVergeError:
-            self._ranges.forget(chunk)  # the ticket or the places may be outdated
+            self._ranges.forget(chunk, right.ticket)  # it or the places may be outdated
             raise
         finally:
             fetches.remove(fetch)

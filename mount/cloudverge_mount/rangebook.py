@@ -59,9 +59,9 @@ class RangeBook:
                 found = self._find(chunk, start, end)
         return found
 
-    def forget(self, chunk: ChunkId) -> None:
-        """A server did not believe a ticket for this chunk, or did not have it."""
-        self._held.pop(chunk, None)
+    def forget(self, chunk: ChunkId, ticket: str) -> None:
+        """A server did not believe this ticket, or did not have the chunk: ask again, for places too."""
+        self._held[chunk] = [right for right in self._held.get(chunk, ()) if right.ticket != ticket]
 
     def _find(self, chunk: ChunkId, start: int, end: int) -> Right | None:
         held = self._held.get(chunk)

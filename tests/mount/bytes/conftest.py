@@ -32,6 +32,7 @@ class FrameServer:
         self.name = name
         self.port = 0
         self.served = []  # (kind, message)
+        self.unbelieved = set()  # tokens that a HELLO must not show
         self.delay_s = 0.0
         self._listener = None
         self._scope = None
@@ -80,6 +81,8 @@ class FrameServer:
     def _try(self, kind, message, body):
         try:
             if kind is FrameType.HELLO:
+                if message.token in self.unbelieved:
+                    raise make_error(Code.UNAUTHORIZED, "this is no valid ticket")
                 return m.HelloReply(PROTOCOL_VERSION, "c", "h", self.name, 0), b""
             return self.handle(kind, message, body)
         except CloudVergeError as error:
@@ -108,6 +111,7 @@ class FakeChunkserver(FrameServer):
         self.chunks = {}
         self.durable = {}
         self.refuse = None  # a Code for every append
+        self.fail_reads = []  # errors for the next reads with range tickets
         self.rotten = set()  # chunks whose reads come with a flipped byte
         self.room = 1 << 40
 
@@ -157,7 +161,9 @@ class FakeChunkserver(FrameServer):
         return m.AppendReply(rest.length, mine + rest.receipts)
 
     def read(self, message):
-        assert message.ticket == "read"
+        if message.ticket.startswith("range"):
+            return self.read_exactly(message)
+        assert message.ticket.startswith("read")
         if message.chunk not in self.chunks:
             raise make_error(Code.NO_CHUNK, "no such chunk here")
         start = message.offset // BLOCK_BYTES * BLOCK_BYTES
@@ -168,6 +174,20 @@ class FakeChunkserver(FrameServer):
         if message.chunk in self.rotten:
             body = bytes([body[0] ^ 1]) + body[1:]
         return reply, body
+
+    def read_exactly(self, message):
+        if self.fail_reads:
+            raise self.fail_reads.pop(0)
+        _, serial, chunk, start, end = map(int, message.ticket.replace("range", "0").split("-"))
+        if serial < self.cluster.serial:
+            raise make_error(Code.UNAUTHORIZED, "this is no valid ticket")
+        assert chunk == message.chunk
+        assert start <= message.offset < message.offset + message.length <= end, "asked for others' bytes"
+        if message.chunk not in self.chunks:
+            raise make_error(Code.NO_CHUNK, "no such chunk here")
+        body = bytes(self.chunks[message.chunk][message.offset : message.offset + message.length])
+        reply = m.ReadReply(message.offset, tuple(piece_crcs(body, message.offset)))
+        return reply, bytes([body[0] ^ 1]) + body[1:] if message.chunk in self.rotten else body
 
     @property
     def is_down(self):
@@ -218,8 +238,25 @@ class FakeMetaserver(FrameServer):
         return m.ChunkLocateReply(tuple(found))
 
     def tickets(self, message):
-        read = tuple((server, "read") for server in message.servers)
-        return m.TicketsReply(60.0, read, tuple((c, f"append-{c}-again") for c in message.chunks))
+        read = tuple((server, self.cluster.read_ticket) for server in message.servers)
+        append = tuple((c, f"append-{c}-again") for c in message.chunks)
+        return m.TicketsReply(60.0, read, append, tuple(self.range_tickets(message.spans)))
+
+    def range_tickets(self, spans):
+        runs = []  # [chunk, start, end], those that touch made one
+        met = [e for span in spans for e in self.committed_in(span)]
+        for chunk, start, end in sorted({(e.chunk, e.chunk_offset, e.chunk_offset + e.length) for e in met}):
+            if runs and runs[-1][0] == chunk and runs[-1][2] >= start:
+                runs[-1][2] = max(runs[-1][2], end)
+            else:
+                runs.append([chunk, start, end])
+        for chunk, start, end in runs:
+            places = tuple(self.place(server) for server in self.cluster.grants[chunk])
+            ticket = f"range-{self.cluster.serial}-{chunk}-{start}-{end}"
+            yield m.RangeTicket(chunk, start, end - start, ticket, places)
+
+    def committed_in(self, span):
+        return clip(self.cluster.committed.get(span.ino, ()), span.offset, span.offset + span.length)
 
     def damage(self, message):
         self.damage_reports.append(message)
@@ -230,6 +267,9 @@ class Cluster:
     def __init__(self):
         self.sealed = {}
         self.grants = {}
+        self.committed = {}  # what a confined session may read: extents by inode
+        self.serial = 0  # range tickets with lower ones are not believed
+        self.read_ticket = "read"
         self.chunkservers = {n: FakeChunkserver(n, self) for n in (1, 2, 3)}
         self.metaserver = FakeMetaserver(self)
 
@@ -349,7 +389,14 @@ def open_mount(tmp_path):
     """``async with open_mount() as mount``: the pieces wired together."""
 
     @asynccontextmanager
-    async def opened(budgets=None, cache_dir: Path | None = None, journal=(), cluster=None, names=None):
+    async def opened(
+        budgets=None,
+        cache_dir: Path | None = None,
+        journal=(),
+        cluster=None,
+        names=None,
+        confined=False,
+    ):
         async with trio.open_nursery() as nursery:
             if cluster is None:
                 cluster = Cluster()
@@ -361,6 +408,7 @@ def open_mount(tmp_path):
             link = Link(lambda: ("127.0.0.1", cluster.metaserver.port), hello, nursery)
             names = names or Names(cluster)
             rights = FakeRights()
+            rights.confined = confined
             small = Budgets(disk_cache_bytes=0)
             content = Content(
                 MetaClient(link), rights, "c", cache_dir or tmp_path / "cache", names, budgets or small
