@@ -119,7 +119,7 @@ def test_http_shows_health_to_anybody_and_the_rest_to_who_has_the_join_token(pro
         assert client.get("/healthz").json() == {"status": "ok"}
         refusals = {
             (reply.status_code, reply.text)
-            for path in ("/metrics", "/v1/status", "/nowhere", "/docs", "/openapi.json")
+            for path in ("/metrics", "/v1/status", "/nowhere")
             for reply in (client.get(path), client.get(path, headers={"Authorization": "Bearer x"}))
         }
         assert [status for status, _ in refusals] == [401]
@@ -133,7 +133,7 @@ def test_http_shows_health_to_anybody_and_the_rest_to_who_has_the_join_token(pro
 def test_the_log_of_a_server_that_cannot_register_holds_no_token(process, registrar):
     registrar.away = True
     process.launch()
-    time.sleep(2.5)
+    time.sleep(6)
     lines = process.stop().decode().splitlines()
     assert any("cannot be reached" in json.loads(line)["event"] for line in lines)
     assert not any(JOIN_TOKEN in line for line in lines)
