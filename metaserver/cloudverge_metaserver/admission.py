@@ -4,7 +4,7 @@ A session that is not there, one of another space or another user, and one that 
 answer in the same words: open it again. So nobody learns what exists by asking.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,10 +19,11 @@ from cloudverge_protocol.ids import EntryNumber, Epoch, Incarnation, Seq, Sessio
 FENCED_MESSAGE: Final = "this session has ended or has been replaced: open it again"
 
 _STANDING: Final = """
-    select s.revision, s.seq, meta.allowed_bytes(s) as quota_bytes, meta.allowed_inodes(s) as quota_inodes,
-        s.owner_quota_bytes + s.owner_quota_inodes > 0 as shares_quota, s.used_bytes, s.used_inodes, s.replicas,
+    select s.revision, s.seq,
+        (s.quota_bytes, s.quota_inodes, s.owner, s.owner_quota_bytes, s.owner_quota_inodes) as terms,
+        s.used_bytes, s.used_inodes, s.replicas,
         s.lease_epoch, s.membership_epoch, l.session as holder, l.incarnation as holding, l.epoch as held_epoch,
-        ss.user_id, ss.grant_id,
+        ss.user_id, ss.grant_id, others.used_bytes as others_bytes, others.used_inodes as others_inodes,
         (select array_agg(i.incarnation order by i.incarnation) from meta.incarnations i
             where i.session = ss.session and i.closed_at is null) as incarnations,
         (select array_agg(i.high_water order by i.incarnation) from meta.incarnations i
@@ -30,8 +31,17 @@ _STANDING: Final = """
     from meta.spaces s
     left join meta.leases l on l.space = s.space and l.root = 1
     left join meta.sessions ss on ss.session = $2 and ss.space = s.space
+    left join lateral (
+        select coalesce(sum(o.used_bytes), 0)::bigint as used_bytes,
+            coalesce(sum(o.used_inodes), 0)::bigint as used_inodes
+        from meta.spaces o where o.owner = $3 and o.space <> s.space
+    ) others on $4 or s.owner_quota_bytes + s.owner_quota_inodes > 0
     where s.space = $1
 """
+# One at a time of an owner's spaces: what each of them may still have depends on the others.
+_ALONE: Final = "select pg_advisory_xact_lock(hashtextextended('cloudverge owner', $1))"
+
+Terms = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +62,13 @@ class Admitted:
     used_inodes: int
     replicas: int
     high_water: Mapping[Incarnation, EntryNumber]
-    shares_quota: bool = False  # with other spaces: it may have changed without this one's lock
+    terms: Terms = (0, 0, 0, 0, 0)  # ``terms_of`` the ticket
+    limits: Terms = (0, 0, 0, 0, 0)  # those that hold
+
+    @property
+    def shares_quota(self) -> bool:
+        """With other spaces of the owner: it may have changed without this one's lock."""
+        return _is_shared(self.limits)
 
     def after(self, applied: Applied, used_bytes: int, revision: int) -> "Admitted":
         """The same session once this has been committed."""
@@ -64,6 +80,34 @@ class Admitted:
             used_inodes=applied.used_inodes,
             high_water={**self.high_water, **applied.high_water},
         )
+
+
+def terms_of(identity: Identity) -> Terms:
+    """What a ticket tells of its space: its quota, its owner and the owner's quota."""
+    return (
+        identity.quota_bytes,
+        identity.quota_inodes,
+        identity.owner,
+        identity.owner_quota_bytes,
+        identity.owner_quota_inodes,
+    )
+
+
+def _tighter(told: Terms, known: Iterable[int]) -> Terms:
+    """The lower of each quota, 0 being none; the owner is the one that the ticket tells."""
+    lowest = [min(a, b) or max(a, b) for a, b in zip(told, known, strict=True)]
+    return lowest[0], lowest[1], told[2], lowest[3], lowest[4]
+
+
+def _allowed(quota: int, owner_quota: int, others: int | None) -> int:
+    """How much a space may hold: see meta.allowed_bytes."""
+    if not owner_quota:
+        return quota
+    return min(quota or owner_quota, max(1, owner_quota - (others or 0)))
+
+
+def _is_shared(terms: Terms) -> bool:
+    return terms[3] + terms[4] > 0
 
 
 def fenced() -> Denied:
@@ -88,6 +132,11 @@ def check_writer(identity: Identity) -> None:
         raise Denied(Code.READ_ONLY, "your role in this space allows reading only")
 
 
+async def _standing(connection: Connection, identity: Identity, session: SessionId) -> asyncpg.Record | None:
+    shares = _is_shared(terms_of(identity))
+    return await connection.fetchrow(_STANDING, identity.space, session, identity.owner, shares)
+
+
 async def admit(
     connection: Connection,
     identity: Identity,
@@ -98,13 +147,19 @@ async def admit(
     """The standing of the session that holds the lease of the caller's space; raises Denied otherwise.
 
     The space's lock must be held. A lease that has run out but was not taken over is as good as any: nobody
-    else has acted under another one.
+    else has acted under another one. Of the quota that the ticket tells, and that which is known (a renewal has told
+    it), the tighter one holds: who does not renew, or comes with an older ticket, gains nothing.
     """
-    row = await connection.fetchrow(_STANDING, identity.space, session)
+    row = await _standing(connection, identity, session)
     if row is None or not _holds(row, identity, session, incarnation, lease_epoch):
         raise fenced()
     if identity.membership_epoch < row["membership_epoch"]:
         raise Denied(Code.UNAUTHORIZED, INVALID_MESSAGE)
+    limits = _tighter(terms_of(identity), row["terms"])
+    if _is_shared(limits):
+        await connection.execute(_ALONE, identity.owner)
+        row = await _standing(connection, identity, session)
+        assert row is not None
     return Admitted(
         identity.space,
         identity.user,
@@ -114,13 +169,14 @@ async def admit(
         identity.membership_epoch,
         row["revision"],
         Seq(row["seq"]),
-        row["quota_bytes"],
-        row["quota_inodes"],
+        _allowed(limits[0], limits[3], row["others_bytes"]),
+        _allowed(limits[1], limits[4], row["others_inodes"]),
         row["used_bytes"],
         row["used_inodes"],
         row["replicas"],
         dict(zip(row["incarnations"] or (), row["high_water"] or (), strict=True)),
-        row["shares_quota"],
+        terms_of(identity),
+        limits,
     )
 
 

@@ -1,8 +1,9 @@
 """CHUNK_ALLOCATE, CHUNK_LOCATE and TICKETS: where bytes may go, where they are, and the rights to them.
 
 A chunk belongs to the incarnation that asked for it and is pinned by it. What a session may hold without having
-committed it is bounded twice: by the number of its pinned chunks, and by the space's quota, which a chunk's
-limit never lets it pass by more than a little (see ``limit_within``), whatever the mount does.
+committed it is bounded twice: by the number of its pinned chunks, and by the quotas of the space and of its owner,
+which a chunk's limit never lets it pass by more than a little (see ``limit_within``), whatever the mount does, and in
+however many spaces of the owner.
 """
 
 import random
@@ -40,10 +41,16 @@ OVER_QUOTA_BYTES: Final = 2 * CHUNK_BYTES
 FIRST_EPOCH: Final = Epoch(1)
 
 _HELD: Final = """
-    select count(*) filter (where session = $2) as pinned,
-        coalesce(sum(greatest(0, case when state = 1 then limit_bytes else sealed_length end - live_bytes)), 0)::bigint
-            as unreferenced
-    from meta.chunks where pinned_by is not null and space = $1
+    select count(*) filter (where c.session = $2) as pinned,
+        coalesce(sum(c.unreferenced) filter (where c.space = $1), 0)::bigint as unreferenced,
+        coalesce(sum(c.unreferenced), 0)::bigint as unreferenced_of_owner,
+        (select coalesce(sum(s.used_bytes), 0)::bigint from meta.spaces s where s.owner = $3) as used_of_owner
+    from (select $1::bigint union select s.space from meta.spaces s where s.owner = $3 and $3 <> 0) k(space)
+    cross join lateral (
+        select space, session,
+            greatest(0, case when state = 1 then limit_bytes else sealed_length end - live_bytes) as unreferenced
+        from meta.chunks where pinned_by is not null and space = k.space offset 0
+    ) c
 """
 _ALLOCATE: Final = """
     with made as (
@@ -119,14 +126,18 @@ class Chunks:
     async def _allocate(
         self, connection: Connection, identity: Identity, who: Admitted, avoid: frozenset[ServerId]
     ) -> ChunkGrant:
-        held = await connection.fetchrow(_HELD, who.space, who.session)
+        quota_bytes, _, owner, owner_quota_bytes, _ = who.limits
+        held = await connection.fetchrow(_HELD, who.space, who.session, owner if owner_quota_bytes else 0)
         assert held is not None
         if held["pinned"] >= PINNED_MAX:
             raise NoRoom(
                 Code.QUOTA,
                 f"this mount holds {PINNED_MAX} chunks it has not committed: it must catch up first",
             )
-        most = limit_within(who.quota_bytes, who.used_bytes, held["unreferenced"])
+        most = min(
+            limit_within(quota_bytes, who.used_bytes, held["unreferenced"]),
+            limit_within(owner_quota_bytes, held["used_of_owner"], held["unreferenced_of_owner"]),
+        )
         if most < CHUNK_AT_LEAST_BYTES:
             raise NoRoom(Code.QUOTA, f"the quota of {who.quota_bytes} bytes is used up")
         servers = [row.state for row in await self._servers.snapshot(connection)]

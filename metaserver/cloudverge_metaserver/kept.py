@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cloudverge_auth.tokens import Identity
-from cloudverge_metaserver.admission import Admitted
+from cloudverge_metaserver.admission import Admitted, terms_of
 from cloudverge_metaserver.applying import Applied, IdRanges
 from cloudverge_metaserver.batchset import BatchSet
 from cloudverge_metaserver.durability import ChunkFacts
+from cloudverge_protocol.extents import bytes_in
 from cloudverge_protocol.ids import ChunkId, SpaceId
 from cloudverge_protocol.messages import Batch
+from cloudverge_protocol.operations import CloneRange, Create, Write
 
 SPACES_MAX: Final = 64
 ROWS_MAX: Final = 1_000  # of one space; keys known to be absent count too
@@ -29,6 +31,8 @@ CHUNKS_MAX: Final = 64
 FEW: Final = 4  # entries that cannot add much
 WEIGH_EVERY: Final = 32  # batches of so few
 SHARED_FOR_S: Final = 1.0  # how long a quota that other spaces share may be remembered
+SHARED_BYTES: Final = 256 * 1024  # and how much may be added meanwhile
+SHARED_INODES: Final = 16
 
 
 @dataclass(slots=True)
@@ -40,19 +44,40 @@ class Kept:
     chunks: dict[ChunkId, ChunkFacts] = field(default_factory=dict)
     ids: IdRanges | None = None  # of the session; None: not loaded
     looked_at_s: float = field(default_factory=time.monotonic)  # when ``who`` was asked of the database
+    spent_bytes: int = 0  # since then, at most
+    spent_inodes: int = 0
     unweighed: int = 0  # batches since its bytes were counted
     weighed_rows: int = -1
 
     def is_for(self, identity: Identity, batch: Batch) -> bool:
-        """Whether this session was admitted under the same right; a newer membership is looked up."""
+        """Whether this session was admitted under the same right; a newer membership or quota is looked up."""
         who = self.who
         return (
-            (not who.shares_quota or time.monotonic() < self.looked_at_s + SHARED_FOR_S)
+            self._may_spend(batch)
+            and who.terms == terms_of(identity)
             and who.user == identity.user
             and who.session == batch.session
             and who.incarnation == batch.incarnation
             and who.lease_epoch == batch.lease_epoch
             and who.membership_epoch == identity.membership_epoch
+        )
+
+    def _may_spend(self, batch: Batch) -> bool:
+        """Whether what is known of a shared quota is enough for what ``batch`` could add; counts it as added."""
+        if not self.who.shares_quota:
+            return True
+        for entry in batch.entries:
+            op = entry.op
+            if isinstance(op, Create):
+                self.spent_inodes += 1
+            elif isinstance(op, Write):
+                self.spent_bytes += max(0, bytes_in(op.extents))
+            elif isinstance(op, CloneRange):
+                self.spent_bytes += max(0, op.length)
+        return (
+            time.monotonic() < self.looked_at_s + SHARED_FOR_S
+            and self.spent_bytes <= SHARED_BYTES
+            and self.spent_inodes <= SHARED_INODES
         )
 
     def settle(self, applied: Applied, grown_bytes: int, revision: int) -> None:

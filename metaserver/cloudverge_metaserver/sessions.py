@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 
 from cloudverge_auth.tokens import INVALID_MESSAGE, Identity
-from cloudverge_metaserver.admission import admit, check_space, check_writer, fenced
+from cloudverge_metaserver.admission import admit, check_space, check_writer, fenced, terms_of
 from cloudverge_metaserver.database import Database
 from cloudverge_metaserver.incarnations import add_range, close_incarnation
 from cloudverge_metaserver.leases import Held, in_use, wait_to_open
@@ -176,7 +176,8 @@ class Sessions:
             _NEW_SPACE,
             identity.space,
             self._replicas,
-            *_terms(identity),
+            identity.membership_epoch,
+            *terms_of(identity),
             root.ino,
             root.mode,
             root.mtime_ns,
@@ -212,7 +213,8 @@ class Sessions:
             incarnation,
             self._lease_s,
             IDS_AT_OPEN,
-            *_terms(identity),
+            identity.membership_epoch,
+            *terms_of(identity),
         )
         allowed = await connection.fetchrow(_ALLOWED, identity.space)
         assert row is not None
@@ -272,7 +274,7 @@ class Sessions:
                 row = await self._reader_row(connection, identity, message)
             if row is None:
                 raise fenced()
-            await connection.execute(_QUOTA, identity.space, *_terms(identity))
+            await connection.execute(_QUOTA, identity.space, identity.membership_epoch, *terms_of(identity))
             allowed = await connection.fetchrow(_ALLOWED, identity.space)
             assert allowed is not None
             free = [record["free_bytes"] for record in await connection.fetch(_FREE)]
@@ -336,18 +338,6 @@ class Sessions:
             )
             await add_range(connection, message.session, message.incarnation, first, message.count)
         return IdsReply(first, message.count)
-
-
-def _terms(identity: Identity) -> tuple[int, ...]:
-    """What a ticket tells of its space: membership epoch, quota, owner and the owner's quota."""
-    return (
-        identity.membership_epoch,
-        identity.quota_bytes,
-        identity.quota_inodes,
-        identity.owner,
-        identity.owner_quota_bytes,
-        identity.owner_quota_inodes,
-    )
 
 
 def _shown(text: str) -> str:
