@@ -178,7 +178,7 @@ def test_a_link_shows_a_file_and_gives_its_bytes(space):
 
 
 def test_a_link_with_a_password_and_a_number_of_downloads_keeps_to_both(space):
-    _, url = space.link(password="sesame", max_downloads=1)
+    _, url = space.link(password="sesame", max_downloads=2)
     assert httpx.get(f"{url}/file", timeout=20).status_code == 401
     assert httpx.post(url, data={"password": "wrong"}, timeout=20).status_code == 403
     with httpx.Client(timeout=60) as browser:
