@@ -199,13 +199,13 @@ class Holding:
     # --- letting go --------------------------------------------------------------------------------------
 
     def release(self, held: Held) -> list[Held]:
-        """``held`` has entered the order (or was set aside); what that makes ready."""
+        """``held`` has entered the order (or was set aside, the last ones first); what that makes ready."""
         del self.held[held.hold]
         self._unregister(held)
         ready = []
         for follower in held.followers:
             follower.preds.discard(held)
-            if follower.is_ready:
+            if follower.is_ready and self.holds(follower):
                 ready.append(follower)
         held.followers = []
         return ready
@@ -217,9 +217,13 @@ class Holding:
                 del self._waiting[ino], self._before[ino]
         for ino in held.met:
             if self._last.get(ino) is held:
-                del self._last[ino]
+                before = _previous(held, ino)
+                if before is None:
+                    del self._last[ino]
+                else:
+                    self._last[ino] = before
             if self._before.get(ino) is held:
-                self._before[ino] = None
+                self._before[ino] = _previous(held, ino)
         if type(held.op) is Setattr:
             left = self._setattrs.pop(held.op.ino) - 1
             if left:
@@ -234,3 +238,10 @@ class Holding:
     def all_ready(self) -> list[Held]:
         """Everything that waits for nothing, in order; after a replay."""
         return [held for held in self.held.values() if held.is_ready]
+
+
+def _previous(held: Held, ino: int) -> Held | None:
+    """What waits just before this one at an inode; there may be something only when this one is set aside."""
+    before = [pred for pred in held.preds if ino in pred.met]
+    last = [one for one in before if not any(one in other.preds for other in before)]
+    return max(last, key=lambda one: one.hold, default=None)

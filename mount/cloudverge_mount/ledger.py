@@ -145,7 +145,7 @@ class Ledger(Writes):
         chosen = list(held)
         hopeless = {waiting.hold for waiting in chosen}
         ready: list[Held] = []
-        for waiting in chosen:
+        for waiting in reversed(chosen):
             ready.extend(self.holding.release(waiting))
             self.needs.drop(waiting.carried.segment)
             self.quota.entered_bytes -= waiting.carried.growth_bytes

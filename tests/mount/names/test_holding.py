@@ -138,3 +138,36 @@ def test_what_is_given_up_takes_along_all_that_meets_it() -> None:
     holding.add(third, [(Y, 0)])
     assert holding.after({X}) == [first, second]
     assert holding.after({FOLDER}) == [first, second]
+
+
+def test_what_stays_held_goes_on_to_hold_others_when_what_came_after_it_is_given_up() -> None:
+    holding = Holding()
+    first = waiting(holding)
+    second, third = setattr_(2, X), setattr_(3, X)
+    holding.add(second)
+    holding.add(third)
+    assert holding.release(third) == holding.release(second) == []
+    assert holding.meets(X)
+    later = setattr_(4, X)
+    holding.add(later)
+    assert holding.settled(X) == [first]
+    assert holding.release(first) == [later]
+    assert holding.release(later) == []
+    assert not holding.meets(X)
+
+
+def test_a_write_stays_behind_what_a_write_that_is_given_up_was_behind() -> None:
+    holding = Holding()
+    other = rename(1, Y)
+    holding.add(other, [(Y, 0)])
+    made = Held(2, Setattr(X, 0), (FOLDER, X))
+    holding.add(made)
+    holding.add(rename(3, X), [(X, 0)])
+    lost, late = write(4, X), write(5, X)
+    holding.add_write(lost, 0)
+    holding.release(lost)
+    assert holding.blocks_write(X)
+    holding.add_write(late, 0)
+    assert holding.settled(Y) == [other]
+    assert holding.release(other) == [made]
+    assert holding.release(made) == [late]

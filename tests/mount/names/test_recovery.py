@@ -10,7 +10,7 @@ from cloudverge_mount import outbox as outboxes
 from cloudverge_mount import shipper
 from cloudverge_mount.filesystem import SetattrRequest
 from cloudverge_protocol.errors import CloudVergeError, Code
-from cloudverge_protocol.operations import Create, Entry, Setattr, Unlink
+from cloudverge_protocol.operations import Create, Entry, Rename, Setattr, Unlink, Write
 from tests.fixtures.fakespace import assert_same, contents_of
 
 pytestmark = pytest.mark.trio
@@ -87,6 +87,27 @@ async def test_a_held_change_that_no_longer_fits_is_set_aside(mounts, root) -> N
     await mounts.settle()
     assert "elsewhere" in vfs.status()["degraded"][-1]
     assert not mounts.server.refused
+    await assert_same(vfs, mounts.server, mounts.disk)
+
+
+async def test_what_stays_held_keeps_its_place_when_a_later_change_is_set_aside(mounts, root) -> None:
+    vfs = await mounts.start()
+    ino = (await mounts.file(1, b"f")).ino
+    await mounts.settle()
+    fh = (await vfs.open(ino, os.O_RDWR, root)).fh
+    await vfs.write(fh, 0, b"bytes")
+    await vfs.rename(1, b"f", 1, b"g", 0)
+    await vfs.rename(1, b"g", 1, b"h", 0)
+    mounts.kill()
+    by_another(mounts, Create(1, b"h", 5000, 5001, 0o100600, 1, 1, 5))
+    vfs = await mounts.start()
+    assert await mounts.names(1) == [b".", b"..", b"g", b"h"]
+    await vfs.setattr(ino, SetattrRequest(mode=0o600), root)
+    assert len(vfs.core.holding) == 2
+    committed = []
+    mounts.server.on_commit = lambda entry: committed.append(type(entry.op))
+    await mounts.settle()
+    assert committed[:3] == [Write, Rename, Setattr]
     await assert_same(vfs, mounts.server, mounts.disk)
 
 
