@@ -40,6 +40,7 @@ USER_BYTES: Final = (
 )  # of requests that one user may have under way; decoded they are ten times that
 AT_ONCE: Final = 3  # of them are worked on
 SEALS_AT_ONCE: Final = 1  # beside those: they wait for chunkservers
+RENEWALS_AT_ONCE: Final = 2  # and those: a lease must not run out behind one's own work
 
 
 def user_of(identity: object) -> UserId:
@@ -76,7 +77,11 @@ class FrameRoutes:
     ) -> None:
         self._database, self._sessions, self._check = database, sessions, check
         self._kept = KeptSpaces()
-        self._turns, self._seals = Turns(AT_ONCE), Turns(SEALS_AT_ONCE)
+        self._turns = Turns(AT_ONCE)
+        self._own_turns = {
+            FrameType.CHUNK_SEAL: Turns(SEALS_AT_ONCE),
+            FrameType.SESSION_RENEW: Turns(RENEWALS_AT_ONCE),
+        }
         self.housekeep: Callable[[], None] = lambda: None  # called when there may be something to clear away
         self._handlers: dict[FrameType, Handler] = {
             FrameType.SESSION_OPEN: self._open,
@@ -104,7 +109,7 @@ class FrameRoutes:
             raise ProtocolFault(Code.BAD_REQUEST, f"a metaserver does not answer {kind.name}")
         assert isinstance(peer.identity, Identity)
         self._check(peer.identity)
-        turns = self._seals if kind is FrameType.CHUNK_SEAL else self._turns
+        turns = self._own_turns.get(kind, self._turns)
         return _answer(handler, peer.identity, message, turns.of(peer.identity.user))
 
     async def _batch(self, identity: Identity, message: Batch) -> BatchReply:
