@@ -7,6 +7,7 @@ What is checked of every request stands in ``tests.fixtures.rightsplay``; here i
 """
 
 import os
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -74,14 +75,18 @@ async def play_round(play: Play) -> None:
     await play.stage.clear()
     await set_up(play)
     kinds = (
-        *(play.batch,) * 9, *(play.tree,) * 3, *(play.load,) * 3, *(play.tickets,) * 4, *(play.feed,) * 3,
-        play.renew, play.close, play.close_incarnation, play.ids, play.allocate, play.locate, play.seal, play.damage,
+        *(play.batch,) * 12, *(play.tree,) * 3, *(play.load,) * 3, *(play.tickets,) * 4, *(play.feed,) * 3,
+        play.renew, play.renew, play.close, play.close_incarnation, play.ids,
+        play.allocate, play.locate, play.seal, play.damage,
     )  # fmt: skip
     writers = [party for party in play.parties if party.identity.may_write and party.space == 1]
     party = play.parties[0]
     while play.counts["requests"] < ROUND:
         if play.rng.random() < 0.4:  # otherwise another one of the same, or all would go into leases
             party = play.rng.choice([*play.parties, *writers])
+        if time.monotonic() > play.stage.beat_at_s + 2:
+            await play.stage.beat()
+            play.rows_changed()
         draw = play.rng.random()
         if draw < 0.01:
             await revoke(play)
