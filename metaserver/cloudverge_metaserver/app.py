@@ -24,7 +24,7 @@ from cloudverge_metaserver.cluster import Cluster
 from cloudverge_metaserver.contents import Contents
 from cloudverge_metaserver.database import Database
 from cloudverge_metaserver.deletion import Deletion
-from cloudverge_metaserver.frames import USER_BYTES, FrameRoutes, user_of
+from cloudverge_metaserver.frames import FRAME_BYTES, USER_BYTES, FrameRoutes, user_of
 from cloudverge_metaserver.gateway import LinkGateway
 from cloudverge_metaserver.housekeeping import Abandoned, Job
 from cloudverge_metaserver.linkcookie import LinkCookies
@@ -204,6 +204,7 @@ async def _listen(
         ssl=server_tls(tls) if tls else None,
         insecure=settings.insecure,
         shares=Shares(user_of, USER_BYTES),
+        frame_bytes=FRAME_BYTES,
     )
     stack.push_async_callback(frames.close)
     http = await serve_http(

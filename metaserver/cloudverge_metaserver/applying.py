@@ -31,7 +31,16 @@ from cloudverge_protocol.errors import (
     Unavailable,
 )
 from cloudverge_protocol.extents import bytes_in
-from cloudverge_protocol.ids import ChunkId, EntryNumber, Incarnation, Seq, SessionId
+from cloudverge_protocol.ids import (
+    BATCH_ENTRIES_MAX,
+    BATCH_EXTENTS_MAX,
+    BATCH_RECEIPTS_MAX,
+    ChunkId,
+    EntryNumber,
+    Incarnation,
+    Seq,
+    SessionId,
+)
 from cloudverge_protocol.inodes import Extents
 from cloudverge_protocol.messages import Batch
 from cloudverge_protocol.operations import (
@@ -48,10 +57,7 @@ from cloudverge_protocol.operations import (
 
 _log = structlog.get_logger()
 
-ENTRIES_MAX = 10_000  # a mount sends a fifth of it
-EXTENTS_MAX = 100_000  # in all writes of a batch
-RECEIPTS_MAX = 10_000
-WORK_MAX = 2_000_000  # of one batch, see BatchSet.work: about half a second
+WORK_MAX = 1_000_000  # of one batch, see BatchSet.work: about a quarter of a second
 CLONED_WEIGHS = 4  # pieces that are made anew, against those that are only gone through
 
 
@@ -105,9 +111,9 @@ def check_batch(batch: Batch) -> None:
     entries = batch.entries
     extents = sum(len(entry.op.extents) for entry in entries if type(entry.op) is Write)
     for what, count, most in (
-        ("entries", len(entries), ENTRIES_MAX),
-        ("extents", extents, EXTENTS_MAX),
-        ("receipts", len(batch.receipts), RECEIPTS_MAX),
+        ("entries", len(entries), BATCH_ENTRIES_MAX),
+        ("extents", extents, BATCH_EXTENTS_MAX),
+        ("receipts", len(batch.receipts), BATCH_RECEIPTS_MAX),
     ):
         if count > most:
             raise ProtocolFault(Code.BAD_REQUEST, f"a batch of {count} {what}, at most {most}")

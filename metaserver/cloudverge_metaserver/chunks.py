@@ -109,8 +109,6 @@ class Chunks:
         check_writer(identity)
         if not 0 < message.count <= ALLOCATE_MAX:
             raise ProtocolFault(Code.BAD_REQUEST, f"between 1 and {ALLOCATE_MAX} chunks can be had at a time")
-        if len(message.avoid) > SERVERS_MAX:
-            raise ProtocolFault(Code.BAD_REQUEST, f"more than {SERVERS_MAX} servers at once")
         grants = []
         async with self._database.on_space(identity.space) as connection:
             who = await admit(connection, identity, message.session, message.incarnation, message.lease_epoch)

@@ -35,9 +35,8 @@ from cloudverge_wire.peer import Answer, Peer
 Handler = Callable[[Identity, Any], Awaitable[Message]]
 
 EMPTY: Final = Empty()
-USER_BYTES: Final = (
-    8 * 1024 * 1024
-)  # of requests that one user may have under way; decoded they are ten times that
+FRAME_BYTES: Final = 2 * 1024 * 1024  # the longest request; a mount's batches have half of it
+USER_BYTES: Final = 4 * 1024 * 1024  # of one user's requests under way; decoded they are ten times that
 AT_ONCE: Final = 3  # of them are worked on
 SEALS_AT_ONCE: Final = 1  # beside those: they wait for chunkservers
 RENEWALS_AT_ONCE: Final = 2  # and those: a lease must not run out behind one's own work

@@ -42,6 +42,10 @@ REGION_MAX: Final = (FILE_BYTES_MAX - 1) // REGION_BYTES  # the last region a fi
 MAX_FRAME_HEADER_BYTES: Final = 8 * 1024 * 1024
 MAX_FRAME_BODY_BYTES: Final = 8 * 1024 * 1024
 MAX_APPEND_BYTES: Final = 4 * 1024 * 1024  # of one APPEND frame's body
+BATCH_ENTRIES_MAX: Final = 5_000  # a mount sends less than half of it
+BATCH_EXTENTS_MAX: Final = 100_000  # in all writes of a batch
+BATCH_RECEIPTS_MAX: Final = 10_000
+AVOIDED_MAX: Final = 1_000  # servers that a mount may wish to avoid
 MAX_READ_BYTES: Final = 4 * 1024 * 1024  # of one READ frame's body
 
 

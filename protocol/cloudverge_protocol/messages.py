@@ -3,14 +3,19 @@
 Fields are positional on the wire (array_like): append new ones with defaults, never reorder. A reply frame
 repeats its request's type and id with FLAG_REPLY; an error reply carries ``ErrorReply`` whatever the type.
 ``REQUESTS`` and ``REPLIES`` are the whole vocabulary: a frame type that is not in them does not exist.
+Lists that would cost much have a greatest length here: what is longer is refused before it is decoded.
 """
 
 import enum
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from cloudverge_protocol.ids import (
+    AVOIDED_MAX,
+    BATCH_ENTRIES_MAX,
+    BATCH_RECEIPTS_MAX,
     ChunkId,
     DentryId,
     EntryNumber,
@@ -208,8 +213,8 @@ class Batch(Message, frozen=True):
     session: SessionId
     incarnation: Incarnation
     lease_epoch: Epoch
-    receipts: tuple[Receipt, ...]
-    entries: tuple[Entry, ...]
+    receipts: Annotated[tuple[Receipt, ...], Meta(max_length=BATCH_RECEIPTS_MAX)]
+    entries: Annotated[tuple[Entry, ...], Meta(max_length=BATCH_ENTRIES_MAX)]
 
 
 class BatchReply(Message, frozen=True):
@@ -327,7 +332,7 @@ class ChunkAllocate(Message, frozen=True):
     incarnation: Incarnation
     lease_epoch: Epoch
     count: int = 1
-    avoid: tuple[ServerId, ...] = ()
+    avoid: Annotated[tuple[ServerId, ...], Meta(max_length=AVOIDED_MAX)] = ()
 
 
 class ChunkGrant(Message, frozen=True):

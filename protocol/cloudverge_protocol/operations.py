@@ -5,9 +5,19 @@ function of the rows it touches: ``rules.apply`` runs it in the mount before the
 metaserver before the commit. Names are raw bytes. All times are nanoseconds since 1970.
 """
 
+from typing import Annotated
+
 import msgspec
 
-from cloudverge_protocol.ids import ChunkId, DentryId, EntryNumber, Incarnation, InodeId, SessionId
+from cloudverge_protocol.ids import (
+    BATCH_EXTENTS_MAX,
+    ChunkId,
+    DentryId,
+    EntryNumber,
+    Incarnation,
+    InodeId,
+    SessionId,
+)
 from cloudverge_protocol.inodes import Extents
 
 RENAME_NOREPLACE = 1  # as in renameat2(2)
@@ -129,7 +139,7 @@ class Write(Op, frozen=True, tag="write"):
     """
 
     ino: InodeId
-    extents: Extents
+    extents: Annotated[Extents, msgspec.Meta(max_length=BATCH_EXTENTS_MAX)]
     size: int
     mtime_ns: int
     ctime_ns: int

@@ -51,7 +51,8 @@ async def test_many_moves_at_a_great_depth_end_early_too(roomy):
     while len(chain) < depth:
         chain.append(roomy.create(chain[-1].ino, b"c", 0o40755))
     moved = roomy.create(1, b"x", 0o40755)
-    assert len((await roomy.do(*chain, moved)).seqs) == depth + 1
+    await roomy.do(*chain[:3000])
+    await roomy.do(*chain[3000:], moved)
     there, back = (1, b"x"), (chain[-1].ino, b"x")
     moves = [
         Rename(
@@ -61,7 +62,7 @@ async def test_many_moves_at_a_great_depth_end_early_too(roomy):
     ]
     reply = await roomy.do(*moves)
     assert not reply.refused_number
-    assert 0 < len(reply.seqs) < 700
+    assert 0 < len(reply.seqs) < 400
 
 
 async def test_many_attributes_of_an_inode_count(roomy):

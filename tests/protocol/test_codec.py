@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cloudverge_protocol import codec, messages, operations
 from cloudverge_protocol.errors import Code, ProtocolFault
 from cloudverge_protocol.frames import FrameReader, encode_frame
+from cloudverge_protocol.inodes import Extent
 from cloudverge_protocol.messages import REPLIES, REQUESTS, ErrorReply, FrameType, Message
 
 VOCABULARY = sorted(
@@ -21,6 +22,7 @@ VOCABULARY = sorted(
     key=lambda kind: kind.__name__,
 )
 OPERATIONS = typing.get_args(operations.Operation)
+LONG_WRITE = operations.Write(1, (Extent(0, 1, 1, 0),) * 100_001, 1, 1, 1)
 
 LEAVES: dict[object, st.SearchStrategy[Any]] = {
     int: st.integers(-(1 << 63), (1 << 64) - 1),
@@ -124,3 +126,18 @@ def test_a_reply_or_an_unknown_type_is_no_request() -> None:
         with pytest.raises(ProtocolFault) as caught:
             codec.decode_request(only_frame(data))
         assert caught.value.code == Code.BAD_REQUEST
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        messages.Batch(1, 1, 1, (), (operations.Entry(1, 1, operations.Setattr(1, 1)),) * 5_001),
+        messages.Batch(1, 1, 1, (messages.Receipt(1, 1, 1, 1, b""),) * 10_001, ()),
+        messages.Batch(1, 1, 1, (), (operations.Entry(1, 1, LONG_WRITE),)),
+        messages.ChunkAllocate(1, 1, 1, 1, (1,) * 1_001),
+    ],
+    ids=["entries", "receipts", "extents", "servers"],
+)
+def test_a_list_that_is_too_long_is_the_peers_fault(message):
+    with pytest.raises(ProtocolFault, match=r"array.*of length <= "):
+        codec.decode(type(message), codec.encode(message))

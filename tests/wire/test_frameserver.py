@@ -347,3 +347,16 @@ async def test_connections_of_one_caller_share_what_may_be_under_way(frames):
     release.set()
     assert len(await asyncio.gather(*calls[3:], one)) == 10
     await asyncio.gather(*calls[:3], return_exceptions=True)
+
+
+async def test_a_server_may_take_shorter_requests_than_others(frames):
+    server = await frames.serve(lambda *_: (AppendReply(1), ()), frame_bytes=MIB)
+    caller = await frames.raw(server)
+    await caller.greet()
+    append = Append("", 1, 1, 0, (), False)
+    short, long = MIB - 100, MIB + 1
+    await caller.send(codec.encode_request(FrameType.APPEND, 1, append, short), bytes(short))
+    assert (await caller.frame()).request_id == 1
+    await caller.send(codec.encode_request(FrameType.APPEND, 2, append, long), bytes(MIB // 2))
+    assert (await caller.error()).code == Code.BAD_FRAME
+    assert await caller.frame() is None

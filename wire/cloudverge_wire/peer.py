@@ -26,7 +26,7 @@ import structlog
 from cloudverge_protocol import codec
 from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import CloudVergeError, Code, ProtocolFault, Unavailable
-from cloudverge_protocol.frames import PREFIX_BYTES, Frame, FrameReader
+from cloudverge_protocol.frames import MAX_FRAME_BYTES, PREFIX_BYTES, Frame, FrameReader
 from cloudverge_protocol.messages import REQUESTS, Empty, ErrorReply, FrameType, Hello, Message
 from cloudverge_wire.admission import (
     HELLO_WITHIN_S,
@@ -62,6 +62,7 @@ class Peer(asyncio.BufferedProtocol):
         handle: "Handle",
         peers: "set[Peer]",
         shares: Shares | None = None,
+        frame_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
         self._authenticate, self._introduce, self._handle = authenticate, introduce, handle
         self._peers, self._shares = peers, shares
@@ -70,7 +71,7 @@ class Peer(asyncio.BufferedProtocol):
         self.address = "?"
         self._authority_ends_s: float | None = None
         self._transport: asyncio.Transport | None = None
-        self._reader = FrameReader()
+        self._reader = FrameReader(frame_bytes)
         self._first: memoryview | None = memoryview(bytearray(PREFIX_BYTES))  # until judged
         self._first_bytes = 0
         self._tasks: set[asyncio.Future[Answer]] = set()
