@@ -155,8 +155,8 @@ def junk(kind: str) -> Callable[[Liar], list[list[Message]]]:
     def messages(liar: Liar) -> list[list[Message]]:
         chunk, mine = liar.chunk.chunk, liar.mine
         one: Message = {
-            "receipts": m.Batch(*mine, (m.Receipt(ServerId(1), chunk, 1, 1, b""),) * 250_000, ()),
-            "extents": numbered(liar, [liar.write(*(Extent(1, 1, chunk, 1),) * 350_000)], HIGH),
+            "receipts": m.Batch(*mine, (m.Receipt(ServerId(1), chunk, 1, 1, b""),) * 200_000, ()),
+            "extents": numbered(liar, [liar.write(*(Extent(1, 1, chunk, 1),) * 250_000)], HIGH),
             "entries": numbered(liar, [Setattr(1, 1)] * 80_000, HIGH),
             "servers": m.ChunkAllocate(*mine, 16, tuple(range(390_000))),
         }[kind]
