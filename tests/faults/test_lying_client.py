@@ -6,7 +6,8 @@ another user's things, and by somebody who was given a folder in another's space
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -15,9 +16,9 @@ from cloudverge_protocol.errors import Code
 from cloudverge_protocol.ids import CHUNK_BYTES, ChunkId, ServerId, SpaceId
 from cloudverge_protocol.messages import FrameType, Message
 from tests.fixtures.accounts import Person, settle
-from tests.fixtures.cluster import Cluster
+from tests.fixtures.cluster import Cluster, wait_until
 from tests.fixtures.framecaller import FrameCaller, calling
-from tests.fixtures.liars import Trap, append, host_of, liar_as_guest, liar_at_home, trap
+from tests.fixtures.liars import Liar, Trap, append, guest_of, host_of, liar_as_guest, liar_at_home, trap
 from tests.fixtures.lies import ABSENT, APPENDS, HUGE, LIES
 from tests.fixtures.spacestate import SpaceStates
 
@@ -64,7 +65,10 @@ class Scene:
         self.cluster = cluster
         self.bob = settle(cluster, "bob")
         self.ann, shared = host_of(cluster)
-        self.liars = {"at home": liar_at_home(cluster, self.bob), "guest": liar_as_guest(self.ann, shared)}
+        self.liars = {
+            "at home": liar_at_home(cluster, self.bob),
+            "guest": liar_as_guest(self.ann, shared),
+        }
         self.honest = {"at home": self.bob, "guest": self.ann}
         self.readers = {role: Reader(person) for role, person in self.honest.items()}
         self.states = SpaceStates(cluster.report["dsn"])
@@ -219,6 +223,62 @@ def test_a_session_holds_no_more_than_so_many_chunks_it_has_not_committed(cluste
         liar.close()
     assert (reply.code, held[0]["count"]) == (Code.QUOTA, 256)
     assert settle(cluster, "carol").grant.limit == CHUNK_BYTES  # nobody else has less for it
+
+
+def test_what_was_given_under_an_old_membership_epoch_is_worth_nothing_once_it_was_raised(cluster, scene):
+    host, shared = host_of(cluster)
+    guest = guest_of(host, shared)
+    liar = Liar(guest, host.ids)
+    places = {place.server: place for place in liar.chunk.places}
+    identity, entries = guest.identity(), {server: liar.read_ticket(server) for server in places}
+    span = m.Tickets(liar.space, *liar.mine, (liar.chunk.chunk,), spans=(m.Span(liar.file, 0, 10),))
+    rights = liar.must(FrameType.TICKETS, span)
+    assert isinstance(rights, m.TicketsReply)
+    ((_, to_append),), (to_read,) = rights.append, rights.ranges
+    host.delete(f"/v1/grants/{guest.given}")
+    try:
+        batch = partial(liar.ask, FrameType.BATCH, liar.batch())
+        wait_until(lambda: verdict(batch()) == Code.UNAUTHORIZED, 5, "the batch is refused")
+        before = scene.states.of({liar.space})
+        for kind, message in (
+            (FrameType.BATCH, liar.batch(liar.make(b"late"))),
+            (FrameType.TREE, m.Tree(liar.space, 1)),
+            (FrameType.CHUNK_ALLOCATE, m.ChunkAllocate(*liar.mine)),
+            (FrameType.TICKETS, span),
+        ):
+            assert verdict(liar.ask(kind, message)) == Code.UNAUTHORIZED, kind.name
+        assert greeting(cluster.address("metaserver-1"), identity) == Code.UNAUTHORIZED
+        stored = liar.stored()
+        for server, place in places.items():
+            address = (place.host, place.port)
+            old_word = partial(greeting, address, entries[server])
+            wait_until(partial(_is_unauthorized, old_word), 5, "the chunkserver knows")
+            assert greeting(address, to_append) == Code.UNAUTHORIZED
+            other_right = scene.liars["at home"].read_ticket(server)
+            with calling(address, other_right) as caller:
+                grant, crcs = liar.chunk, liar.crcs(b"x", 5000)
+                late = m.Append(to_append, grant.chunk, grant.epoch, 5000, crcs, True)
+                assert verdict(caller.ask(FrameType.APPEND, late, b"x")) == Code.UNAUTHORIZED
+                late_read = m.Read(to_read.ticket, to_read.chunk, to_read.offset, 1)
+                assert verdict(caller.ask(FrameType.READ, late_read)) == Code.UNAUTHORIZED
+        assert scene.states.of({liar.space}) == before
+        assert liar.stored() == stored
+    finally:
+        liar.close()
+    assert guest.post("/v1/tickets", {"space": "", "grant": guest.given}).status_code == 404
+    reader = Reader(host)
+    assert reader.content() == host.name.encode()
+    reader.close()
+
+
+def _is_unauthorized(ask: Callable[[], int]) -> bool:
+    return ask() == Code.UNAUTHORIZED
+
+
+def greeting(address: tuple[str, int], token: str) -> int:
+    """What a server says to a HELLO with this token."""
+    with calling(address) as caller:
+        return verdict(caller.hello(token))
 
 
 LOGGED = {
