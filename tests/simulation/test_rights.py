@@ -41,7 +41,7 @@ async def stage(database: str, anyio_backend: str) -> AsyncIterator[Stage]:
 
 
 async def test_nobody_reaches_more_or_less_than_the_model_says(stage):
-    await play(stage, 2_000, int(os.environ.get("CLOUDVERGE_SEED", "1")))
+    await play(stage, 1_500, int(os.environ.get("CLOUDVERGE_SEED", "1")))
 
 
 @pytest.mark.soak
