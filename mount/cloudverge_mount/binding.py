@@ -106,10 +106,15 @@ class Binding(pyfuse3.Operations):
         entry.attr_timeout = self._cache_s if inode.mode & SETID_OR_KIND not in SETID_FILES else 0.0
         return entry
 
-    def _absent(self) -> EntryAttributes:
+    def _absent(self, parent_inode: int) -> EntryAttributes:
+        """That a name is not there, kept by the kernel until its folder is taken back from it.
+
+        Nothing takes back the root, so what is absent there is asked for each time: when all is read anew, nobody
+        knows for which absent names the kernel had asked.
+        """
         entry = EntryAttributes()
         entry.st_ino = 0
-        entry.entry_timeout = self._cache_s
+        entry.entry_timeout = 0.0 if parent_inode == pyfuse3.ROOT_INODE else self._cache_s
         return entry
 
     # --- names -------------------------------------------------------------------------------------------
@@ -122,7 +127,7 @@ class Binding(pyfuse3.Operations):
         except CloudVergeError as error:
             if error.code != Code.NOT_FOUND:
                 raise
-            return self._absent()
+            return self._absent(parent_inode)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         await self._files.forget(inode_list)
