@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from cloudverge_protocol.errors import CloudVergeError, Code, Denied, ProtocolFault, Unavailable, make_error
+from cloudverge_protocol.refusals import read_refusal
 
 TIMEOUT_S: Final = 20.0
 
@@ -40,11 +41,6 @@ class Enrolled(msgspec.Struct, frozen=True):
 
 class _Authority(msgspec.Struct):
     ca: str = ""
-
-
-class _Refusal(msgspec.Struct):
-    code: str = ""
-    message: str = ""
 
 
 def fetch_authority(url: str, fingerprint: str) -> str:
@@ -131,16 +127,13 @@ def _ask(tls: ssl.SSLContext, method: str, url: str, body: dict[str, Any] | None
 
 
 def _refusal(answer: httpx.Response) -> CloudVergeError:
-    try:
-        said = msgspec.json.decode(answer.content, type=_Refusal)
-    except msgspec.DecodeError:
-        said = _Refusal()
+    said = read_refusal(answer.content)
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         return Denied(
             Code.UNAUTHORIZED,
             "the code is not valid (any more): it is good once and for 30 minutes; cv add-node",
         )
-    code = Code[said.code] if said.code in Code.__members__ else Code.UNAVAILABLE
+    code = said.code or Code.UNAVAILABLE
     return make_error(code, f"{answer.url} answered {answer.status_code}: {said.message}")
 
 

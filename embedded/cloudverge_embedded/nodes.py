@@ -17,17 +17,13 @@ from cloudverge_embedded.folder import Folder, default_root
 from cloudverge_embedded.report import load_report
 from cloudverge_embedded.settings import Settings
 from cloudverge_protocol.errors import CloudVergeError, Code, Refused, Unavailable, make_error
+from cloudverge_protocol.refusals import read_refusal
 
 TIMEOUT_S: Final = 10.0
 
 
 class _Node(msgspec.Struct):
     code: str
-
-
-class _Refusal(msgspec.Struct):
-    code: str = ""
-    message: str = ""
 
 
 def add_node(
@@ -71,9 +67,6 @@ def _ask_for_code(url: str, folder: Folder) -> str:
 
 
 def _refusal(answer: httpx.Response, url: str) -> CloudVergeError:
-    try:
-        said = msgspec.json.decode(answer.content, type=_Refusal)
-    except msgspec.DecodeError:
-        said = _Refusal()
-    code = Code[said.code] if said.code in Code.__members__ else Code.UNAVAILABLE
+    said = read_refusal(answer.content)
+    code = said.code or Code.UNAVAILABLE
     return make_error(code, f"auth at {url} gives no code ({answer.status_code}): {said.message}")

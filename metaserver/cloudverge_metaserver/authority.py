@@ -14,6 +14,7 @@ import msgspec
 
 from cloudverge_protocol.errors import CloudVergeError, Code, Unavailable, make_error
 from cloudverge_protocol.ids import GrantId, InodeId, SpaceId
+from cloudverge_protocol.refusals import read_refusal
 from cloudverge_wire.listen import client_tls
 
 ASK_WITHIN_S: Final = 5.0
@@ -38,11 +39,6 @@ class OpenedLink(msgspec.Struct, frozen=True):
     ino: InodeId
     name: str = ""
     until: float | None = None
-
-
-class _Error(msgspec.Struct, frozen=True):
-    code: str = ""
-    message: str = ""
 
 
 class Authority:
@@ -98,11 +94,8 @@ class Authority:
 
 
 def _refusal(answer: httpx.Response, url: str) -> CloudVergeError:
-    try:
-        said = msgspec.json.decode(answer.content, type=_Error)
-    except msgspec.DecodeError:
-        said = _Error()
-    code = Code.__members__.get(said.code) or _CODE_OF_STATUS.get(answer.status_code, Code.UNAVAILABLE)
+    said = read_refusal(answer.content)
+    code = said.code or _CODE_OF_STATUS.get(answer.status_code, Code.UNAVAILABLE)
     if code == Code.UNAUTHORIZED:
         return Unavailable(Code.UNAVAILABLE, f"auth at {url} does not accept the join token of this server")
     error = make_error(code, said.message or f"auth at {url} answered {answer.status_code}")

@@ -12,6 +12,7 @@ import msgspec
 
 from cloudverge_mount.transport import http_fault
 from cloudverge_protocol.errors import CloudVergeError, Code, Refused, Unavailable, make_error
+from cloudverge_protocol.refusals import read_refusal
 
 TIMEOUT_S: Final = 10.0
 _CODE_OF_STATUS: Final = {
@@ -23,11 +24,6 @@ _CODE_OF_STATUS: Final = {
 }
 
 T = TypeVar("T")
-
-
-class _Error(msgspec.Struct, frozen=True):
-    code: str = ""
-    message: str = ""
 
 
 class JsonHttp:
@@ -82,13 +78,10 @@ class JsonHttp:
 
 
 def _error_in(answer: httpx.Response, name: str) -> CloudVergeError:
-    try:
-        said = msgspec.json.decode(answer.content, type=_Error)
-    except msgspec.DecodeError:
-        said = _Error()
-    if said.code == Code.BAD_REQUEST.name:
+    said = read_refusal(answer.content)
+    if said.code == Code.BAD_REQUEST:
         return Refused(Code.INVALID, said.message)
-    if said.code in Code.__members__:
-        return make_error(Code[said.code], said.message)
+    if said.code is not None:
+        return make_error(said.code, said.message)
     code = _CODE_OF_STATUS.get(answer.status_code, Code.UNAVAILABLE)
     return make_error(code, said.message or f"{name} answered {answer.status_code}")
