@@ -13,9 +13,8 @@ from cloudverge_mount.account.flags import AsJson, Cluster, Server, Until, User,
 from cloudverge_mount.account.opening import run
 from cloudverge_mount.account.people import Body, People
 from cloudverge_mount.account.printing import say, show, show_json
-from cloudverge_mount.account.sizes import parse_count, parse_size
+from cloudverge_mount.account.sizes import parse_count, parse_size, quota_in_words
 from cloudverge_mount.account.when import parse_when, show_when
-from cloudverge_mount.progress import size_in_words
 from cloudverge_protocol.errors import Code, Refused
 
 admin = typer.Typer(
@@ -137,7 +136,7 @@ def list_users(
         columns = {
             "USER": lambda each: each.user,
             "": _standing_of,
-            "QUOTA": _quota_of,
+            "QUOTA": lambda each: quota_in_words(each.quota_bytes, each.quota_inodes),
             "SPACES": lambda each: each.spaces,
             "SINCE": lambda each: show_when(each.created_at),
         }
@@ -149,12 +148,6 @@ def list_users(
 def _standing_of(account: UserAccount) -> str:
     told = ["administrator"] if account.admin else []
     return ", ".join(told + (["disabled"] if account.disabled else []))
-
-
-def _quota_of(account: UserAccount) -> str:
-    told = [size_in_words(account.quota_bytes)] if account.quota_bytes else []
-    told += [f"{account.quota_inodes} files"] if account.quota_inodes else []
-    return ", ".join(told) or "none"
 
 
 @users.command("disable")

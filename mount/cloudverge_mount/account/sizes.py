@@ -3,6 +3,7 @@
 import re
 from typing import Final
 
+from cloudverge_mount.progress import size_in_words
 from cloudverge_protocol.errors import Code, Refused
 from cloudverge_protocol.ids import ID_MAX
 
@@ -29,3 +30,10 @@ def parse_count(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) <= ID_MAX:
         raise Refused(Code.INVALID, f"{text!r} is no number of files: 100000 or none is expected")
     return int(text)
+
+
+def quota_in_words(size_bytes: int, count: int) -> str:
+    """A quota of bytes and of files, for people."""
+    told = [size_in_words(size_bytes)] if size_bytes else []
+    told += [f"{count} files"] if count else []
+    return ", ".join(told) or "none"

@@ -6,13 +6,12 @@ from typing import Annotated
 import typer
 
 from cloudverge_mount.account import prompts
-from cloudverge_mount.account.answers import Space
 from cloudverge_mount.account.flags import AsJson, Cluster, Server, User, wish_of
 from cloudverge_mount.account.opening import run
 from cloudverge_mount.account.people import People
 from cloudverge_mount.account.printing import show, show_json
+from cloudverge_mount.account.sizes import quota_in_words
 from cloudverge_mount.account.when import show_when
-from cloudverge_mount.progress import size_in_words
 from cloudverge_protocol.errors import Code, Refused
 
 
@@ -67,17 +66,11 @@ def list_spaces(
             "ROLE": lambda each: each.role,
             "KIND": lambda each: each.kind,
             "OWNER": lambda each: each.owner,
-            "QUOTA": _quota_of,
+            "QUOTA": lambda each: quota_in_words(each.quota_bytes, each.quota_inodes),
         }
         show(await people.spaces(), columns, as_json=as_json, none="you belong to no space")
 
     run(wish_of(server, cluster, user), ask)
-
-
-def _quota_of(found: Space) -> str:
-    told = [size_in_words(found.quota_bytes)] if found.quota_bytes else []
-    told += [f"{found.quota_inodes} files"] if found.quota_inodes else []
-    return ", ".join(told) or "none"
 
 
 @space.command("delete")
