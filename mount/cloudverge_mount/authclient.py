@@ -5,15 +5,11 @@ that holds a secret shows it when it is printed.
 """
 
 import ssl
-from types import TracebackType
-from typing import TypeVar
 
 import httpx
 import msgspec
 
 from cloudverge_mount.account.jsonhttp import JsonHttp
-
-T = TypeVar("T")
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -65,24 +61,13 @@ class SpaceInfo(msgspec.Struct, frozen=True):
     role: str
 
 
-class AuthClient:
-    """An async context manager over one HTTP connection pool."""
+class AuthClient(JsonHttp):
+    """One auth server; what a mount asks of it."""
 
     def __init__(
         self, url: str, tls: ssl.SSLContext | None = None, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
-        self._http = JsonHttp("auth server", url, tls, transport)
-
-    async def __aenter__(self) -> "AuthClient":
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._http.aclose()
+        super().__init__("auth server", url, tls, transport)
 
     async def keys(self) -> Keys:
         """Which cluster this is."""
@@ -120,16 +105,3 @@ class AuthClient:
     async def spaces(self, access_token: str) -> list[SpaceInfo]:
         """The spaces the user may use."""
         return await self.ask("GET", "/v1/spaces", list[SpaceInfo], token=access_token)
-
-    async def ask(
-        self,
-        method: str,
-        path: str,
-        reply: type[T],
-        *,
-        body: dict[str, object] | None = None,
-        params: dict[str, str] | None = None,
-        token: str = "",
-    ) -> T:
-        """The answer to one request; raises CloudVergeError."""
-        return await self._http.ask(method, path, reply, body=body, params=params, token=token)

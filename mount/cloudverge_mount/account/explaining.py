@@ -48,10 +48,7 @@ def who(
             "BY": lambda each: each.rule,
         }
         reaching = who_reaches(members, grants, found.chain, time.time())
-        if as_json:
-            show_json([asdict(each) for each in reaching])
-        else:
-            show(reaching, columns, as_json=False, none="nobody")
+        show(reaching, columns, as_json=as_json, none="nobody")
         _say_if_partial(complete)
 
     run(wish_for(located, wish_of(server, cluster, user)), ask)

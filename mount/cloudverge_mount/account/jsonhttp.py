@@ -5,7 +5,8 @@ somebody typed, so it becomes Refused, not a fault of the protocol.
 """
 
 import ssl
-from typing import Final, TypeVar
+from types import TracebackType
+from typing import Final, Self, TypeVar
 
 import httpx
 import msgspec
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 
 class JsonHttp:
-    """One server at one URL. ``what`` names it in errors."""
+    """One server at one URL; an async context manager over its connections. ``what`` names it in errors."""
 
     def __init__(
         self,
@@ -44,6 +45,17 @@ class JsonHttp:
             transport=transport,
             trust_env=False,
         )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
 
     async def aclose(self) -> None:
         """Close its connections."""

@@ -122,8 +122,8 @@ class People:
     async def revoke(self, grant: int) -> None:
         await self._ask("DELETE", f"/v1/grants/{grant}", a.Fine)
 
-    async def rights_log(self, space: int, before: int | None = None, limit: int | None = None) -> a.Log:
-        return await self._ask("GET", f"/v1/spaces/{space}/log", a.Log, before=before, limit=limit)
+    async def rights_log(self, space: int, limit: int) -> a.Log:
+        return await self._ask("GET", f"/v1/spaces/{space}/log", a.Log, limit=limit)
 
     # --- administrators ----------------------------------------------------------------------------------
 
@@ -154,8 +154,8 @@ class People:
     async def set_policy(self, sign_up: str) -> None:
         await self._ask("PUT", "/v1/admin/policy", object, {"sign_up": sign_up})
 
-    async def accounts_log(self, before: int | None = None, limit: int | None = None) -> a.Log:
-        return await self._ask("GET", "/v1/admin/log", a.Log, before=before, limit=limit)
+    async def accounts_log(self, limit: int) -> a.Log:
+        return await self._ask("GET", "/v1/admin/log", a.Log, limit=limit)
 
     # --- the metaserver, with a ticket -------------------------------------------------------------------
 
