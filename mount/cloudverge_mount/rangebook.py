@@ -6,7 +6,7 @@ one another, and their bytes lie side by side. Numbers that are no files of ours
 Nothing is known here of what lies beside those bytes in their chunk.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
@@ -67,7 +67,7 @@ class RangeBook:
         held = self._held.get(chunk)
         if held is None:
             return None
-        index = bisect_right(held, start, key=lambda right: right.start) - 1
+        index = bisect_right(held, start, key=_start) - 1
         if index < 0 or held[index].end < end or held[index].until < self._clock():
             return None
         self._held.move_to_end(chunk)
@@ -78,21 +78,24 @@ class RangeBook:
         request = Tickets(rights.space, rights.session, rights.incarnation, rights.lease_epoch, spans=spans)
         reply = await self._meta.tickets(request)
         until = asked_at + reply.life_s * USABLE
+        for chunk in {given.chunk for given in reply.ranges}:
+            self._drop_expired(chunk)
         tickets: dict[str, str] = {}  # many ranges share one
         for given in reply.ranges:
             self._take(given, tickets.setdefault(given.ticket, given.ticket), until)
 
+    def _drop_expired(self, chunk: ChunkId) -> None:
+        held = self._held.get(chunk)
+        if held:
+            now = self._clock()
+            held[:] = [right for right in held if now < right.until]
+
     def _take(self, given: RangeTicket, ticket: str, until: float) -> None:
         right = Right(given.offset, given.offset + given.length, ticket, given.places, until)
-        now = self._clock()
-        held = [
-            part for old in self._held.get(given.chunk, ()) if now < old.until for part in _beside(old, right)
-        ]
-        index = bisect_right(held, right.start, key=lambda old: old.start)
-        held.insert(index, right)
+        held = self._held.setdefault(given.chunk, [])
+        index = _put(held, right)
         if len(held) > RANGES_MAX:
             del held[0 if index > RANGES_MAX // 2 else -1]  # what is far from where we read
-        self._held[given.chunk] = held
         self._held.move_to_end(given.chunk)
         if len(self._held) > CHUNKS_MAX:
             self._held.popitem(last=False)
@@ -106,6 +109,22 @@ def spans_for(ino: InodeId, offset: int, length: int) -> tuple[Span, ...]:
     low = ino - ino % NUMBERS
     near = range(max(low, ROOT_INODE + 1), low + NUMBERS)
     return first, *(Span(InodeId(number), 0, SMALL_BYTES) for number in near if number != ino)
+
+
+def _put(held: list[Right], right: Right) -> int:
+    """Put ``right`` over what ``held`` has there; where it now stands. Only what it meets is touched."""
+    low = bisect_right(held, right.start, key=_start)
+    if low and held[low - 1].end > right.start:
+        low -= 1
+    high = bisect_left(held, right.end, lo=low, key=_start)
+    beside = [part for old in held[low:high] for part in _beside(old, right)]
+    index = bisect_right(beside, right.start, key=_start)
+    held[low:high] = [*beside[:index], right, *beside[index:]]
+    return low + index
+
+
+def _start(right: Right) -> int:
+    return right.start
 
 
 def _beside(old: Right, new: Right) -> Iterator[Right]:

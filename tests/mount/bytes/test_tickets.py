@@ -2,9 +2,11 @@
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cloudverge_mount import rangebook
-from cloudverge_mount.rangebook import NUMBERS, SMALL_BYTES, SPAN_BYTES, RangeBook, spans_for
+from cloudverge_mount.rangebook import NUMBERS, SMALL_BYTES, SPAN_BYTES, RangeBook, Right, spans_for
 from cloudverge_mount.ticketbook import USABLE, TicketBook
 from cloudverge_protocol.errors import Code, Unavailable
 from cloudverge_protocol.messages import ChunkGrant, Place, RangeTicket, TicketsReply
@@ -131,6 +133,42 @@ async def test_what_is_remembered_is_bounded(autojump_clock, meta, ranges, monke
         assert await ranges.right(5000, 0, chunk, 490, 495) is not None
     assert len(ranges._held) == 10
     assert max(len(held) for held in ranges._held.values()) == 20
+
+
+def taken_simply(held, right, now):
+    """What stays of ``held`` with ``right`` over it: the whole list made anew, expired ones left out."""
+    made = []
+    for old in held:
+        if now < old.until:
+            if old.start < right.start:
+                made.append(old._replace(end=min(old.end, right.start)))
+            if old.end > right.end:
+                made.append(old._replace(start=max(old.start, right.end)))
+    made = sorted([*made, right], key=lambda each: each.start)
+    if len(made) > rangebook.RANGES_MAX:
+        del made[0 if made.index(right) > rangebook.RANGES_MAX // 2 else -1]
+    return made
+
+
+some_ranges = st.lists(
+    st.tuples(st.sampled_from((7, 8)), st.integers(0, 60), st.integers(1, 25)), max_size=12
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), some_ranges), max_size=8))
+async def test_what_is_held_of_a_chunk_is_as_if_it_were_made_anew_for_each_range(replies):
+    now, model, meta = 0.0, {}, PlayedMeta()
+    book = RangeBook(meta, FakeRights(), clock=lambda: now)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rangebook, "RANGES_MAX", 8)
+        for number, (pause_s, ranges) in enumerate(replies, 1):
+            now += pause_s
+            meta.ranges = [(chunk, start, start + length) for chunk, start, length in ranges]
+            await book._ask(())
+            for chunk, start, end in meta.ranges:
+                right = Right(start, end, f"range-{number}", HERE, now + LIFE_S * USABLE)
+                model[chunk] = taken_simply(model.get(chunk, ()), right, now)
+            assert book._held == model
 
 
 async def test_neighbours_are_asked_for_with_small_files_only():
