@@ -105,14 +105,13 @@ class ExactReader:
         parts: list[memoryview | bytes] = []
         at = offset
         for extent in await self._sink.file_extents(ino, offset, length):
-            for piece in _pieces(ino, extent):
+            for piece in _pieces(ino, extent, at, end):
                 low = max(at, piece.offset)
                 high = min(end, piece.offset + piece.end - piece.start)
-                if low < high:
-                    data = await self._bytes_of(piece)
-                    parts += [bytes(low - at)] if low > at else []
-                    parts.append(data[low - piece.offset : high - piece.offset])
-                    at = high
+                data = await self._bytes_of(piece)
+                parts += [bytes(low - at)] if low > at else []
+                parts.append(data[low - piece.offset : high - piece.offset])
+                at = high
         return b"".join(parts) + bytes(end - at)
 
     async def _bytes_of(self, piece: _Piece) -> memoryview:
@@ -159,14 +158,10 @@ class ExactReader:
     async def _read_ahead(self, ino: InodeId, advice: Advice) -> None:
         start, end = advice.ahead_start, advice.ahead_end
         for extent in await self._sink.file_extents(ino, start, end - start):
-            for piece in _pieces(ino, extent):
-                meets = piece.offset < end and start < piece.offset + piece.end - piece.start
-                if (
-                    meets
-                    and not self._is_near(piece)
-                    and self._ahead < AHEAD_PIECES
-                    and self._nursery is not None
-                ):
+            for piece in _pieces(ino, extent, start, end):
+                if self._nursery is None or self._ahead >= AHEAD_PIECES:
+                    return
+                if not self._is_near(piece):
                     self._ahead += 1
                     self._nursery.start_soon(self._fetch_ahead, piece)
 
@@ -185,12 +180,17 @@ class ExactReader:
             self._ahead -= 1
 
 
-def _pieces(ino: InodeId, extent: Extent) -> Iterator[_Piece]:
-    """The extent cut at multiples of PIECE_BYTES of its chunk."""
-    at, end = extent.chunk_offset, extent.chunk_offset + extent.length
-    while at < end:
-        stop = min(end, at - at % PIECE_BYTES + PIECE_BYTES)
-        yield _Piece(extent.chunk, at, stop, ino, extent.offset + at - extent.chunk_offset)
+def _pieces(ino: InodeId, extent: Extent, low: int, high: int) -> Iterator[_Piece]:
+    """The extent cut at multiples of PIECE_BYTES of its chunk: what meets [low, high) of the file."""
+    low, high = max(low, extent.offset), min(high, extent.end)
+    if low >= high:
+        return
+    shift = extent.chunk_offset - extent.offset
+    first = low + shift
+    at = max(extent.chunk_offset, first - first % PIECE_BYTES)
+    while at < high + shift:
+        stop = min(extent.chunk_offset + extent.length, at - at % PIECE_BYTES + PIECE_BYTES)
+        yield _Piece(extent.chunk, at, stop, ino, at - shift)
         at = stop
 
 

@@ -7,10 +7,12 @@ import os
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cloudverge_mount import exactreader
 from cloudverge_mount.content import Budgets
-from cloudverge_mount.exactreader import PIECE_BYTES
+from cloudverge_mount.exactreader import PIECE_BYTES, _pieces
 from cloudverge_protocol.errors import ChunkFault, Code, Denied, Unavailable, make_error
 from cloudverge_protocol.inodes import Extent
 from cloudverge_protocol.messages import FrameType
@@ -67,6 +69,20 @@ async def test_extents_are_read_in_pieces_cut_at_borders_of_the_chunk(open_confi
         assert asked(mount) == [(borders[n], borders[n + 1]) for n in range(3)]
         assert await mount.names.read(INO, MIB, 100) == data[300_000 + MIB : 300_100 + MIB]
         assert len(asked(mount)) == 3
+
+
+places = st.one_of(st.integers(0, 6 * MIB), st.integers(0, 6).map(lambda count: count * MIB))
+
+
+@given(places, places.filter(bool), places, places, places)
+async def test_the_pieces_of_a_read_are_those_of_the_extent_that_it_meets(offset, length, at, low, high):
+    extent, shift = Extent(offset, length, CHUNK, at), at - offset
+    borders = [at, *(n * MIB for n in range(13) if at < n * MIB < at + length), at + length]
+    cut = [(start - shift, borders[n + 1] - shift) for n, start in enumerate(borders[:-1])]
+    met = [(start, end) for start, end in cut if max(start, low) < min(end, high)]
+    found = list(_pieces(INO, extent, low, high))
+    assert [(piece.start - shift, piece.end - shift) for piece in found] == met
+    assert all((p.chunk, p.ino, p.offset) == (CHUNK, INO, p.start - shift) for p in found)
 
 
 async def test_extents_in_any_order_with_holes_read_as_one_file(open_confined):
