@@ -20,13 +20,13 @@ from typing import Final
 import structlog
 import trio
 
-from cloudverge_mount.idrange import LOW_IDS, REFILL_IDS, IdRange
+from cloudverge_mount.idrange import IdSupply
 from cloudverge_mount.lease import RETRY_S, Lease, boottime, holder_lives
 from cloudverge_mount.metaclient import MetaClient
 from cloudverge_mount.tlsfaults import Untrusted
 from cloudverge_protocol.errors import CloudVergeError, Code, Denied, Unavailable
 from cloudverge_protocol.ids import EntryNumber, Epoch, Incarnation, Seq, SessionId, SpaceId
-from cloudverge_protocol.messages import Ids, SessionOpen, SessionRef, SessionReply
+from cloudverge_protocol.messages import Ids, SessionOpen, SessionRef, SessionRenewed, SessionReply
 
 START_WAIT_S: Final = 30.0  # for servers that are just starting
 IN_USE_POLL_S: Final = 1.0
@@ -59,9 +59,7 @@ class Session:
         self._callbacks: list[Callable[[], None]] = []
         self._on_seq: list[Callable[[int], None]] = []
         self._seq_now = 0
-        self._ids = IdRange()
-        self._refilling = trio.Lock()
-        self._ids_low = trio.Event()
+        self._ids = IdSupply(self._ask_ids)
         self._doubted = trio.Event()
         self._used = (0, 0)
         self._used_seq = 0  # as of which that is
@@ -229,14 +227,17 @@ class Session:
         asked_at = self._clock()
         reply = await self._meta.open_session(self._request)
         self._reply = reply
-        self._seq_now = reply.seq
+        self._told(asked_at, reply)
+        self._used, self._used_seq = (reply.used_bytes, reply.used_inodes), reply.seq
+        self._ids.begin(reply.first_id, reply.ids)
+        self.trouble = ""
+
+    def _told(self, asked_at: float, reply: SessionReply | SessionRenewed) -> None:
+        """What each answer about the session tells anew."""
         self._lease = Lease(asked_at, reply.lease_s)
         self._quota = (reply.quota_bytes, reply.quota_inodes)
         self._promised = (reply.promised_bytes, reply.promised_inodes)
-        self._used, self._used_seq = (reply.used_bytes, reply.used_inodes), reply.seq
-        self._ids.clear()
-        self._ids.add(reply.first_id, reply.ids)
-        self.trouble = ""
+        self._seq_now = reply.seq
 
     async def close(self) -> None:
         """Give the lease back; everything must have been shipped."""
@@ -249,7 +250,7 @@ class Session:
         async with trio.open_nursery() as nursery:
             task_status.started()
             nursery.start_soon(self._keep_lease)
-            nursery.start_soon(self._keep_ids)
+            nursery.start_soon(self._ids.run)
 
     async def _keep_lease(self) -> None:
         while True:
@@ -279,14 +280,10 @@ class Session:
     async def _renew(self) -> None:
         asked_at = self._clock()
         renewed = await self._meta.renew(self.ref())
-        self._lease = Lease(asked_at, renewed.lease_s)
-        self._quota = (renewed.quota_bytes, renewed.quota_inodes)
-        self._promised = (renewed.promised_bytes, renewed.promised_inodes)
-        if renewed.seq >= self._used_seq:
-            self._used, self._used_seq = (renewed.used_bytes, renewed.used_inodes), renewed.seq
+        self._told(asked_at, renewed)
+        self.note_use(renewed.used_bytes, renewed.used_inodes, renewed.seq)
         self._free = (renewed.free_bytes, renewed.used_bytes)
         self._peak_bytes = self._used[0]
-        self._seq_now = renewed.seq
         for callback in self._on_seq:
             callback(renewed.seq)
 
@@ -329,37 +326,17 @@ class Session:
 
     def take_id(self) -> int:
         """One id for a new inode or dentry; raises Unavailable when none is at hand."""
-        if self._ids.left <= LOW_IDS:
-            self._ids_low.set()
         return self._ids.take()
 
     async def ensure_ids(self, count: int) -> None:
         """Wait until ``count`` ids are at hand; raises Unavailable."""
-        while self._ids.left < count:
-            await self._refill(count)
+        await self._ids.ensure(count)
 
-    async def _refill(self, count: int) -> None:
-        left = self._ids.left
-        async with self._refilling:
-            if self._ids.left > left:
-                return  # another did it meanwhile
-            ref = self.ref()
-            reply = await self._meta.ids(
-                Ids(ref.session, ref.incarnation, ref.lease_epoch, max(count, REFILL_IDS))
-            )
-            if reply.count <= 0:
-                raise Unavailable(Code.UNAVAILABLE, "the metaserver gives no more inode numbers")
-            if ref.incarnation == self.incarnation:
-                self._ids.add(reply.first, reply.count)
-
-    async def _keep_ids(self) -> None:
-        while True:
-            await self._ids_low.wait()
-            self._ids_low = trio.Event()
-            try:
-                if self._ids.left <= LOW_IDS:
-                    await self._refill(REFILL_IDS)
-            except CloudVergeError as error:
-                _log.info("no fresh ids", reason=error.message)
-                await trio.sleep(RETRY_S)
-                self._ids_low.set()
+    async def _ask_ids(self, count: int) -> range:
+        ref = self.ref()
+        reply = await self._meta.ids(Ids(ref.session, ref.incarnation, ref.lease_epoch, count))
+        if reply.count <= 0:
+            raise Unavailable(Code.UNAVAILABLE, "the metaserver gives no more inode numbers")
+        if ref.incarnation != self.incarnation:
+            return range(0)  # they were given to the one before
+        return range(reply.first, reply.first + reply.count)
