@@ -1,7 +1,7 @@
 """The bytes of files, dirty and clean: the facade of everything about bytes in the mount.
 
 Reading order: dirty (the map), packer (what goes when), chain and lane (appends), chunkyard (chunks), uploader
-(entering, waiting), spill; then reader, sources, readahead and the caches.
+(entering, waiting), spill and keeper; then reader, sources, readahead and the caches; troubles.
 
 What it promises: a written byte is readable at once and stays so; it leaves the dirty map only when a Write
 that names it has been journaled, and a Write names it only when every replica of its chunk has fsynced it;
@@ -11,13 +11,13 @@ buffers have budgets. ``write``, ``flush`` and ``read`` fail with an error rathe
 ``write``, ``cut``, ``drop``, ``close`` and all settling run on the loop without suspension, so each is atomic.
 """
 
-import contextlib
 import itertools
 import ssl
 import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -42,19 +42,17 @@ from cloudverge_mount.spill import Spill
 from cloudverge_mount.spillrecord import Spilled
 from cloudverge_mount.steady import keep_going
 from cloudverge_mount.ticketbook import Rights, TicketBook
+from cloudverge_mount.troubles import DamageSeen, Troubles
 from cloudverge_mount.uploader import Uploader
 from cloudverge_protocol.checksum import Buffer
-from cloudverge_protocol.errors import ChunkFault, CloudVergeError, Code, NoRoom
-from cloudverge_protocol.ids import PROTOCOL_VERSION, ChunkId, InodeId, ServerId
+from cloudverge_protocol.errors import ChunkFault, Code, NoRoom
+from cloudverge_protocol.ids import PROTOCOL_VERSION, InodeId, ServerId
 from cloudverge_protocol.inodes import Extents
-from cloudverge_protocol.messages import Damage, Hello
+from cloudverge_protocol.messages import Hello
 
 log = structlog.get_logger(__name__)
 
 MIB = 1024 * 1024
-DAMAGE_NOTES = 64
-SAME_DAMAGE_S = 60.0
-NOTE_S = 600.0
 SHOWN_S = 25.0  # a ticket that introduces us is good for as long, and shown again before
 
 
@@ -67,16 +65,6 @@ class Budgets:
     disk_cache_bytes: int = 2048 * MIB
     spill_bytes: int = 8192 * MIB
     dirty_files: int = 100_000
-
-
-@dataclass(frozen=True)
-class DamageSeen:
-    """A replica that failed us, for ``cv status``."""
-
-    at_s: float
-    chunk: ChunkId
-    server: ServerId
-    reason: str
 
 
 class Content:
@@ -108,13 +96,11 @@ class Content:
         self._seqs = itertools.count(1)
         self._seq = 0
         self._clients: ChunkClients | None = None
-        self._nursery: trio.Nursery | None = None
         self._reader: Reader | ExactReader | None = None
         self._uploader: Uploader | None = None
         self._room: Room | None = None
-        self._keeper = Keeper(self._files, self._spill, sink)
-        self.damage: deque[DamageSeen] = deque(maxlen=DAMAGE_NOTES)
-        self._notes: dict[str, float] = {}  # text -> when last seen
+        self._troubles = Troubles(meta, rights)
+        self._keeper = Keeper(self._files, self._spill, sink, self._troubles.note)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The background work, until cancelled; whatever is dirty then stays in the spill or is lost."""
@@ -129,14 +115,13 @@ class Content:
             task_status.started()
 
     def _assemble(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
         clients = self._clients = ChunkClients(self._hello, nursery, tls=self._tls)
         uploader = self._uploader = Uploader(
-            self._files, self._meta, self._rights, self._tickets, clients, self._spill, self._budget,
-            self._sink, note=self._note,
+            self._files, self._meta, self._rights, self._tickets, clients, self._keeper, self._budget,
+            self._sink, note=self._troubles.note,
         )  # fmt: skip
         locations = Locations(self._meta, self._rights, uploader.places_of)
-        sources = Sources(locations, clients, self._tickets, self._saw_damage)
+        sources = Sources(locations, clients, self._tickets, partial(self._troubles.saw_damage, nursery))
         if self._rights.confined:
             ranges = RangeBook(self._meta, self._rights)
             self._reader = ExactReader(self._sink, sources, ranges, self._budgets.cache_bytes)
@@ -169,21 +154,11 @@ class Content:
 
     def unstored_inodes(self) -> list[InodeId]:
         """Files with bytes that are not known to be committed."""
-        return list(dict.fromkeys((*self._files, *self._spill.inodes())))
+        return self._keeper.unstored_inodes()
 
     def unstored_pieces(self, ino: InodeId) -> Iterator[tuple[int, bytes]]:
-        """Such bytes of a file with their offsets, older ones first, as far as they can be had.
-
-        Those that were closed are had from the spill: they may be durable, but their Write was not committed.
-        """
-        assert self._uploader is not None
-        for record in self._spill.records(ino):
-            with contextlib.suppress(ChunkFault):  # noted where it was found
-                yield record.offset, self._spill.read(record)
-        for piece in self._files.get(ino, ()):
-            data = self._uploader.bytes_of(piece, piece.start, piece.end)
-            if data is not None:
-                yield piece.start, bytes(data)
+        """Such bytes of a file with their offsets, older ones first, as far as they can be had."""
+        return self._keeper.unstored_pieces(ino)
 
     @property
     def pending_files(self) -> int:
@@ -207,18 +182,18 @@ class Content:
         return self._budget.held_bytes
 
     @property
+    def damage(self) -> deque[DamageSeen]:
+        """Replicas that failed us, the last ones."""
+        return self._troubles.damage
+
+    @property
     def notes(self) -> list[str]:
         """Trouble of the last minutes that is worth a person's look (bad replicas stand in ``damage``)."""
-        now = time.time()
-        self._notes = {text: at for text, at in self._notes.items() if now < at + NOTE_S}
         stall = self._uploader.stall if self._uploader is not None else None
-        return [*self._notes, *([f"uploading does not get on: {stall.message}"] if stall else [])]
-
-    def _note(self, text: str) -> None:
-        self._notes.pop(text, None)
-        self._notes[text] = time.time()
-        if len(self._notes) > DAMAGE_NOTES:
-            del self._notes[next(iter(self._notes))]
+        return [
+            *self._troubles.notes,
+            *([f"uploading does not get on: {stall.message}"] if stall else []),
+        ]
 
     # --- writing ----------------------------------------------------------------------------------------
 
@@ -291,7 +266,7 @@ class Content:
             self._keeper.keep(file)
         except NoRoom as error:
             log.warning("closed bytes could not be spilled", ino=ino, error=str(error))
-            self._note(str(error))
+            self._troubles.note(str(error))
             if uploader is not None:
                 uploader.hurry(file)
         if uploader is not None:
@@ -329,7 +304,7 @@ class Content:
         """
         lost = self._keeper.verify()
         for reason in lost.values():
-            self._note(reason)
+            self._troubles.note(reason)
         if self._uploader is not None:
             self._queue_restored(self._uploader)
         return lost
@@ -384,25 +359,7 @@ class Content:
         return bytes(result)
 
     def _dirty_bytes(self, piece: Piece, start: int, end: int) -> Buffer:
-        assert self._uploader is not None
-        data = self._uploader.bytes_of(piece, start, end)
+        data = self._keeper.bytes_of(piece, start, end)
         if data is None:
             raise ChunkFault(Code.DAMAGED, "these bytes are lost from this mount's spill")
         return data
-
-    def _saw_damage(self, chunk: ChunkId, server: ServerId, reason: str) -> None:
-        now = time.time()
-        if any(
-            (seen.chunk, seen.server) == (chunk, server) and now < seen.at_s + SAME_DAMAGE_S
-            for seen in self.damage
-        ):
-            return
-        self.damage.append(DamageSeen(now, chunk, server, reason))
-        if self._nursery is not None:
-            self._nursery.start_soon(self._report_damage, chunk, server)
-
-    async def _report_damage(self, chunk: ChunkId, server: ServerId) -> None:
-        try:
-            await self._meta.damage(Damage(self._rights.space, chunk, server))
-        except CloudVergeError as error:
-            log.info("damage could not be reported", chunk=chunk, server=server, error=str(error))

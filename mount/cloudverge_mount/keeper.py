@@ -1,9 +1,14 @@
 """Closed bytes kept for a crash: what goes to the spill and the journal, and how both become dirty bytes again.
 
+Dirty bytes lie in RAM or in the spill; here they are had from either.
+
 The journal's records and Writes, replayed in their order, give the dirty map as it was: a record makes its range
 dirty (its bytes stay in the spill), a Write or a cut forgets the ranges it covers. Everything restored is
 verified once, at the end; what is missing or bad is named, stays dirty and stuck, and stops nothing else.
 """
+
+import contextlib
+from collections.abc import Callable, Iterator
 
 import structlog
 
@@ -25,10 +30,14 @@ RECORD_BYTES = 1024 * 1024  # at most this many neighbouring bytes share a spill
 class Keeper:
     """Spill and journal together; ``files`` are the dirty maps, shared with ``Content``."""
 
-    def __init__(self, files: dict[InodeId, DirtyFile], spill: Spill, sink: Sink) -> None:
+    def __init__(
+        self, files: dict[InodeId, DirtyFile], spill: Spill, sink: Sink, note: Callable[[str], None]
+    ) -> None:
         self._files = files
         self._spill = spill
         self._sink = sink
+        self._note = note
+        self._last_load: tuple[int, bytes] = (0, b"")  # record number and bytes last read back
         self._restored: set[InodeId] = set()
 
     # --- before a crash ---------------------------------------------------------------------------------
@@ -116,3 +125,37 @@ class Keeper:
         files = [self._files[ino] for ino in self._restored if ino in self._files]
         self._restored.clear()
         return files
+
+    # --- bytes ------------------------------------------------------------------------------------------
+
+    def bytes_of(self, piece: Piece, start: int, end: int) -> Buffer | None:
+        """The bytes [start, end) of a piece, from RAM or verified from the spill; None if they are lost."""
+        if piece.data is not None:
+            return piece.view(start, end)
+        record = piece.record
+        assert record is not None
+        if self._last_load[0] != record.number:
+            try:
+                self._last_load = (record.number, self._spill.read(record))
+            except ChunkFault as fault:
+                log.error("spilled bytes are lost", ino=record.ino, segment=record.segment, error=str(fault))
+                self._note(str(fault))
+                return None
+        return memoryview(self._last_load[1])[start - record.offset : end - record.offset]
+
+    def unstored_inodes(self) -> list[InodeId]:
+        """Files with bytes that are not known to be committed."""
+        return list(dict.fromkeys((*self._files, *self._spill.inodes())))
+
+    def unstored_pieces(self, ino: InodeId) -> Iterator[tuple[int, bytes]]:
+        """Such bytes of a file with their offsets, older ones first, as far as they can be had.
+
+        Those that were closed are had from the spill: they may be durable, but their Write was not committed.
+        """
+        for record in self._spill.records(ino):
+            with contextlib.suppress(ChunkFault):  # noted where it was found
+                yield record.offset, self._spill.read(record)
+        for piece in self._files.get(ino, ()):
+            data = self.bytes_of(piece, piece.start, piece.end)
+            if data is not None:
+                yield piece.start, bytes(data)

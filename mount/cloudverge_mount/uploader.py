@@ -21,12 +21,12 @@ from cloudverge_mount.chain import Chain
 from cloudverge_mount.chunkclient import ChunkClients
 from cloudverge_mount.chunkyard import ChunkYard
 from cloudverge_mount.dirty import DirtyFile
+from cloudverge_mount.keeper import Keeper
 from cloudverge_mount.lane import Lane
 from cloudverge_mount.metaclient import MetaClient
 from cloudverge_mount.packer import LaneName, Packer, Parcel
-from cloudverge_mount.pieces import Piece, Report
+from cloudverge_mount.pieces import Report
 from cloudverge_mount.sink import MAX_EXTENTS, Sink
-from cloudverge_mount.spill import Spill
 from cloudverge_mount.steady import keep_going
 from cloudverge_mount.ticketbook import Rights, TicketBook
 from cloudverge_protocol.checksum import Buffer
@@ -51,7 +51,7 @@ class Uploader:
         rights: Rights,
         tickets: TicketBook,
         clients: ChunkClients,
-        spill: Spill,
+        keeper: Keeper,
         budget: Budget,
         sink: Sink,
         *,
@@ -60,7 +60,7 @@ class Uploader:
         self.packer = Packer()
         self._files = files
         self._tickets = tickets
-        self._spill = spill
+        self._keeper = keeper
         self._budget = budget
         self._sink = sink
         self._note = note
@@ -85,7 +85,6 @@ class Uploader:
         self._both = tuple(self._lanes.values())
         self._waiting: dict[DirtyFile, trio.Event] = {}
         self._held: set[DirtyFile] = set()  # files with landed bytes that may not be entered yet
-        self._last_load: tuple[int, bytes] = (0, b"")  # record number and bytes last read back
 
     async def run(self) -> None:
         """Upload for ever."""
@@ -323,7 +322,7 @@ class Uploader:
         for index, (file, taken) in enumerate(parcel.items):
             good = []
             for item in taken:
-                data = self.bytes_of(item.piece, item.start, item.end)
+                data = self._keeper.bytes_of(item.piece, item.start, item.end)
                 if data is None:
                     file.strand(parcel.flight, item.start, item.end)
                     parcel.length -= item.end - item.start
@@ -335,18 +334,3 @@ class Uploader:
                 self._stir((file,))
         parcel.items = [item for item in parcel.items if item[1]]
         return body
-
-    def bytes_of(self, piece: Piece, start: int, end: int) -> Buffer | None:
-        """The bytes [start, end) of a piece, from RAM or verified from the spill; None if they are lost."""
-        if piece.data is not None:
-            return piece.view(start, end)
-        record = piece.record
-        assert record is not None
-        if self._last_load[0] != record.number:
-            try:
-                self._last_load = (record.number, self._spill.read(record))
-            except ChunkFault as fault:
-                log.error("spilled bytes are lost", ino=record.ino, segment=record.segment, error=str(fault))
-                self._note(str(fault))
-                return None
-        return memoryview(self._last_load[1])[start - record.offset : end - record.offset]
