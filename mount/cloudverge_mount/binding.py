@@ -28,7 +28,7 @@ from pyfuse3 import (
     StatvfsData,
 )
 
-from cloudverge_mount.barred import Barred
+from cloudverge_mount.barred import BARRED
 from cloudverge_mount.errnos import errno_of
 from cloudverge_mount.filesystem import Caller, FileSystem, SetattrRequest
 from cloudverge_mount.shim import Workers
@@ -82,9 +82,9 @@ class Binding(pyfuse3.Operations):
         self._listing_budget = LISTING_START
         self._is_barred = False
 
-    def bar(self, reason: str) -> None:
+    def bar(self) -> None:
         """The right to the files is lost: every request fails from now on, those under way too."""
-        self._files = Barred(reason)
+        self._files = BARRED
         self._is_barred = True
         self._workers.give_up_all()
 

@@ -1,6 +1,6 @@
 """What a mount does when its right to the space has been taken away: it lets go of everything it was given.
 
-In this order: requests of the kernel fail from now on (``Barred``), the kernel forgets what it had cached, background
+In this order: requests of the kernel fail from now on (``barred``), the kernel forgets what it had cached, background
 work ends, what was not shipped is kept for its author (``salvage``), and all that the cache folder holds of the
 space is removed. The mountpoint stays, answering EACCES, so that nobody writes into the bare folder below it.
 
@@ -66,7 +66,7 @@ class Eviction:
         error = self._error
         assert error is not None
         self.reason = reason = f"your right to this space has ended: {error.message}"
-        binding.bar(reason)
+        binding.bar()
         inodes, names = cached_by_kernel(vfs.core)
         drop(inodes, names)  # first: until then the kernel answers by itself
         for scope in (self.life, *self._waiting):

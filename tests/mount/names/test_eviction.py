@@ -9,8 +9,10 @@ import pytest
 import trio
 from pyfuse3 import FUSEError
 
+from cloudverge_mount.barred import BARRED, QUIET
 from cloudverge_mount.binding import Binding
 from cloudverge_mount.eviction import GIVEN, Eviction
+from cloudverge_mount.filesystem import FileSystem
 from cloudverge_mount.salvage import Paths, keep, salvage
 from cloudverge_protocol.errors import Code, Denied
 from cloudverge_protocol.ids import DentryId, InodeId
@@ -163,7 +165,7 @@ class PlayedBinding:
     def __init__(self, done):
         self.done = done
 
-    def bar(self, reason):
+    def bar(self):
         self.done.append("barred")
 
 
@@ -279,7 +281,7 @@ async def test_a_barred_binding_answers_eacces_to_requests_before_and_after(nurs
 
     nursery.start_soon(ask)
     await trio.testing.wait_all_tasks_blocked()
-    binding.bar("your right has ended")
+    binding.bar()
     files.go_on.set()
     await trio.testing.wait_all_tasks_blocked()
     await ask()
@@ -289,3 +291,15 @@ async def test_a_barred_binding_answers_eacces_to_requests_before_and_after(nurs
     assert workers.given_up == 1
     await binding.forget([(1, 1)])
     await binding.release(5)
+
+
+async def test_who_has_lost_his_right_may_only_let_go():
+    operations = [name for name in vars(FileSystem) if not name.startswith("_")]
+    assert len(operations) > 25
+    assert set(QUIET) < set(operations)
+    for operation in operations:
+        if operation in ("forget", "flush", "release", "releasedir"):
+            assert await getattr(BARRED, operation)(1) is None
+        else:
+            with pytest.raises(Denied):
+                await getattr(BARRED, operation)(1, b"name")
