@@ -54,11 +54,17 @@ class _Row(msgspec.Struct, frozen=True):
 
 async def for_member(pool: asyncpg.Pool, caller: Caller, wanted: int | str) -> Right:
     """The caller's right to a space: its id, its name, or "" (the first own one); raises Refused(NOT_FOUND)."""
-    space = choose_space(await list_spaces(pool, caller.user), wanted)
-    row = await _fetch(pool, _MEMBER, caller.family, space.id)
+    row = await _fetch(pool, _MEMBER, caller.family, await _number_of(pool, caller, wanted))
     if row is None:
         raise absent()
     return right_of(row)
+
+
+async def _number_of(pool: asyncpg.Pool, caller: Caller, wanted: int | str) -> int:
+    """The id of what is wanted; an id needs no look at the caller's spaces, since membership is checked anyway."""
+    if isinstance(wanted, int):
+        return wanted
+    return choose_space(await list_spaces(pool, caller.user), wanted).id
 
 
 async def for_grantee(pool: asyncpg.Pool, caller: Caller, grant: GrantId) -> Right:

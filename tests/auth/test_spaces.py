@@ -66,6 +66,18 @@ async def test_a_member_who_was_removed_gets_no_more_tickets(auth):
     assert (await bob.request("POST", "/v1/tickets", json={"space": "ann"})).status_code == 404
 
 
+async def test_spaces_of_others_deleted_ones_and_none_at_all_are_refused_alike(auth):
+    ann, bob = await auth.sign_up("ann"), await auth.sign_up("bob")
+    deleted, others = await bob.team("gone", ann="editor"), await ann.space()
+    assert (await ticket_of(auth, bob, space=deleted)).space == deleted
+    await bob.do("DELETE", f"/v1/spaces/{deleted}")
+    answers = [
+        await bob.ask("POST", "/v1/tickets", space=space) for space in (others, deleted, 2**62, "none")
+    ]
+    assert {answer.status_code for answer in answers} == {404}
+    assert len({answer.text for answer in answers}) == 1
+
+
 @pytest.mark.parametrize(
     "body", [{"space": 0}, {"space": -1}, {"space": 2**63}, {"space": "a\u0000"}, {"space": []}]
 )
