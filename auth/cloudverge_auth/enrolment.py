@@ -13,7 +13,7 @@ import asyncpg
 import structlog
 
 from cloudverge_auth.certificates import Authority, public_key_of
-from cloudverge_auth.invites import hash_of
+from cloudverge_auth.secrethash import hash_of
 from cloudverge_auth.tokens import INVALID_MESSAGE
 from cloudverge_protocol.errors import Code, Denied, Refused
 from cloudverge_wire.database import connection, transaction

@@ -5,14 +5,14 @@ token's secret is shown once and stored as a hash. Links are of the same table a
 """
 
 import secrets
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
 
 import asyncpg
 import msgspec
 
 from cloudverge_auth import audit, epochs, people, spaces
-from cloudverge_auth.invites import hash_of
+from cloudverge_auth.secrethash import hash_of
 from cloudverge_auth.signins import Caller
 from cloudverge_auth.spaces import Entered
 from cloudverge_auth.tickets import MACHINE_PREFIX
@@ -57,16 +57,6 @@ class Grant(msgspec.Struct, frozen=True):
     created_at: datetime
     downloads: int
     max_downloads: int | None
-
-
-def moment_of(until_s: int | None) -> datetime | None:
-    """A moment in the future from Unix seconds (None or 0: no end); raises Refused(INVALID)."""
-    if not until_s:
-        return None
-    moment = datetime.fromtimestamp(until_s, UTC)
-    if moment <= datetime.now(UTC):
-        raise Refused(Code.INVALID, "that moment has passed: give a later one")
-    return moment
 
 
 async def look_to_give(connected: "PoolConnectionProxy", caller: Caller, space: SpaceId) -> Entered:

@@ -6,7 +6,6 @@ for: a sign-up that fails leaves it unused.
 
 import secrets
 from datetime import datetime
-from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Literal
 
 import asyncpg
@@ -14,6 +13,7 @@ import msgspec
 
 from cloudverge_auth import audit
 from cloudverge_auth.audit import ACCOUNTS, OPERATOR
+from cloudverge_auth.secrethash import hash_of
 from cloudverge_auth.signins import Caller
 from cloudverge_protocol.errors import Code, Denied, Refused
 from cloudverge_protocol.ids import UserId
@@ -37,11 +37,6 @@ class Invite(msgspec.Struct, frozen=True):
     until: datetime | None
     state: State
     used_by: str
-
-
-def hash_of(secret: str) -> bytes:
-    """What is stored of a random secret."""
-    return sha256(secret.encode()).digest()
 
 
 async def make(pool: asyncpg.Pool, caller: Caller, admin: bool, until: datetime | None) -> tuple[int, str]:

@@ -13,8 +13,8 @@ import msgspec
 
 from cloudverge_auth import audit, grants, loginrate
 from cloudverge_auth.grants import Wanted
-from cloudverge_auth.invites import hash_of
 from cloudverge_auth.passwords import Passwords
+from cloudverge_auth.secrethash import hash_of
 from cloudverge_auth.signins import Caller
 from cloudverge_protocol.errors import Code, Denied, Refused
 from cloudverge_protocol.ids import GrantId, InodeId, SpaceId

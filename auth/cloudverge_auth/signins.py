@@ -10,7 +10,6 @@ before a password change cannot begin after it.
 
 import secrets
 from datetime import timedelta
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -19,6 +18,7 @@ import structlog
 
 from cloudverge_auth import audit, epochs
 from cloudverge_auth.audit import ACCOUNTS, Actor
+from cloudverge_auth.secrethash import hash_of
 from cloudverge_auth.tokens import INVALID_MESSAGE, Access
 from cloudverge_protocol.errors import Code, Denied
 from cloudverge_protocol.ids import DeviceId, UserId
@@ -54,10 +54,6 @@ def _unauthorized() -> Denied:
     return Denied(Code.UNAUTHORIZED, INVALID_MESSAGE)
 
 
-def _hash(token: str) -> bytes:
-    return sha256(token.encode()).digest()
-
-
 async def lock_user(connected: "PoolConnectionProxy", user: UserId) -> None:
     """Let no other transaction begin or end sign-ins of this user meanwhile."""
     await connected.execute("select from users where id = $1 for no key update", user)
@@ -81,7 +77,7 @@ async def _next_token(connected: "PoolConnectionProxy", family: int) -> str:
     token = secrets.token_urlsafe(32)
     await connected.execute(
         "insert into refresh_tokens (hash, family_id, expires_at) values ($1, $2, now() + $3::interval)",
-        _hash(token),
+        hash_of(token),
         family,
         REFRESH_LIFE,
     )
@@ -94,8 +90,8 @@ async def refresh(pool: asyncpg.Pool, token: str) -> SignIn:
     Who holds a token of a device that was revoked is told so (FORBIDDEN): it must not sign in again by itself.
     """
     async with transaction(pool) as connected:
-        renewed = await _refresh(connected, _hash(token))
-        revoked = renewed is None and await connected.fetchval(_OF_REVOKED, _hash(token))
+        renewed = await _refresh(connected, hash_of(token))
+        revoked = renewed is None and await connected.fetchval(_OF_REVOKED, hash_of(token))
     if revoked:
         raise Denied(Code.FORBIDDEN, "this device has been revoked")
     if renewed is None:  # raised outside: the end of a family must be committed

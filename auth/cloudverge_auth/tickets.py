@@ -10,7 +10,8 @@ from datetime import datetime
 import asyncpg
 import msgspec
 
-from cloudverge_auth.invites import hash_of
+from cloudverge_auth.moments import seconds_of
+from cloudverge_auth.secrethash import hash_of
 from cloudverge_auth.signins import ALIVE, Caller
 from cloudverge_auth.spaces import absent, choose_space, list_spaces
 from cloudverge_auth.tokens import INVALID_MESSAGE, Identity, Role
@@ -107,7 +108,7 @@ def right_of(row: _Row) -> Right:
         owner_quota_inodes=row.owner_quota_inodes,
         grant=row.grant,
         root=row.root,
-        until=int(row.until.timestamp()) if row.until else 0,
+        until=seconds_of(row.until),
     )
     label = f"{row.path} of {row.owner}'s {row.space_name}" if row.grant else row.space_name
     return Right(identity, label)

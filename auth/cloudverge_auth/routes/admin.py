@@ -10,10 +10,9 @@ from cloudverge_auth.admin import Change, User
 from cloudverge_auth.bodies import admin as bodies
 from cloudverge_auth.bodies.fields import Before, Fine, Limit, PathId, PathUser
 from cloudverge_auth.bodies.spaces import LogOut
-from cloudverge_auth.grants import moment_of
 from cloudverge_auth.invites import Invite
+from cloudverge_auth.moments import moment_of, seconds_of
 from cloudverge_auth.routes.requests import caller_of_request, refusals
-from cloudverge_auth.routes.rights import seconds_of
 from cloudverge_auth.routes.spaces import ENTRIES, shown_log
 from cloudverge_auth.services import Services
 from cloudverge_protocol.ids import SpaceId

@@ -1,13 +1,12 @@
 """Routes of tickets, grants, machine tokens and links."""
 
-from datetime import datetime
-
 from fastapi import APIRouter, Request
 
 from cloudverge_auth import grants, tickets
 from cloudverge_auth.bodies import rights as bodies
 from cloudverge_auth.bodies.fields import Fine, PathId
-from cloudverge_auth.grants import Grant, Wanted, moment_of
+from cloudverge_auth.grants import Grant, Wanted
+from cloudverge_auth.moments import moment_of, seconds_of
 from cloudverge_auth.routes.requests import caller_of_request, refusals
 from cloudverge_auth.services import Services
 from cloudverge_auth.tickets import Right
@@ -29,11 +28,6 @@ def signed_ticket(services: Services, right: Right) -> bodies.Ticket:
         metaserver=services.metaserver,
         metaserver_url=services.metaserver_url,
     )
-
-
-def seconds_of(moment: datetime | None) -> int:
-    """Unix seconds; 0: no end."""
-    return int(moment.timestamp()) if moment else 0
 
 
 def _shown(grant: Grant) -> bodies.GrantOut:

@@ -10,8 +10,8 @@ from cloudverge_auth.bodies import servers as bodies
 from cloudverge_auth.bodies.fields import Fine, PathId
 from cloudverge_auth.bodies.rights import LinkOpened, OpenLink
 from cloudverge_auth.links import Asked
+from cloudverge_auth.moments import seconds_of
 from cloudverge_auth.routes.requests import refusals
-from cloudverge_auth.routes.rights import seconds_of
 from cloudverge_auth.services import Services
 from cloudverge_protocol.ids import SpaceId
 
