@@ -6,7 +6,7 @@ from an administrator's routes who is none; all before a body is read.
 """
 
 import hmac
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
 
@@ -25,30 +25,12 @@ from cloudverge_protocol.errors import Code, Denied
 from cloudverge_wire.bodylimit import LimitBody
 from cloudverge_wire.gate import RequireToken
 from cloudverge_wire.httperrors import answer_errors, send_error
+from cloudverge_wire.openapi import describe
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 JOINED: Final = "join"  # the claims of who has the join token
-
-
-class _Api(FastAPI):
-    """Documents what is so: malformed requests are answered with 400, and tokens are bearer tokens."""
-
-    def openapi(self) -> dict[str, Any]:
-        if self.openapi_schema is None:
-            schema = super().openapi()
-            for path, operations in schema["paths"].items():
-                for operation in operations.values():
-                    operation["responses"].pop("422", None)
-                    if path not in PUBLIC:
-                        operation["security"] = [{"bearer": []}]
-            schemas = schema["components"]["schemas"]
-            for unused in ("HTTPValidationError", "ValidationError"):
-                schemas.pop(unused, None)
-            schema["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-        assert self.openapi_schema is not None
-        return self.openapi_schema
 
 
 class Doors:
@@ -76,7 +58,7 @@ class Doors:
 
 def make_api(services: Services) -> FastAPI:
     """Routes and errors alone, for the documentation and for tests that enumerate them."""
-    api = _Api(
+    api = FastAPI(
         title="CloudVerge auth", redoc_url=None, swagger_ui_oauth2_redirect_url=None, redirect_slashes=False
     )
     for make in (
@@ -90,6 +72,7 @@ def make_api(services: Services) -> FastAPI:
     ):
         api.include_router(make(services))
     answer_errors(api)
+    describe(api, public=PUBLIC, token="access token of /v1/login; on routes for servers the join token")  # noqa: S106
     return api
 
 

@@ -14,14 +14,15 @@ _BEARER: Final = "token"
 _WORDS: Final = {
     400: "The request is malformed",
     401: "A valid token is required",
-    403: "This token does not give that right",
+    403: "The caller may not do this",
     404: "There is no such thing, or it is not the caller's",
     409: "The state of things is in the way",
     413: "The request's body is too large",
-    429: "Too many attempts",
+    429: "Too many attempts; Retry-After says when to come back",
     500: "A fault of this server; its log has the details",
     503: "Not to be had just now: try again",
     504: "The request's body did not arrive in time",
+    507: "There is no room for more",
 }
 
 

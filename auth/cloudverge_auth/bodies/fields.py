@@ -49,10 +49,3 @@ class Fine(BaseModel):
     """Done."""
 
     status: str = "ok"
-
-
-class Error(BaseModel):
-    """What every refusal looks like."""
-
-    code: str
-    message: str
