@@ -12,6 +12,7 @@ import asyncpg
 
 from cloudverge_auth.tokens import INVALID_MESSAGE, Identity
 from cloudverge_metaserver.applying import Applied
+from cloudverge_metaserver.quotas import allowed, alone_of
 from cloudverge_metaserver.rows import Connection
 from cloudverge_protocol.errors import Code, Denied, Refused
 from cloudverge_protocol.ids import EntryNumber, Epoch, Incarnation, Seq, SessionId, SpaceId, UserId
@@ -38,9 +39,6 @@ _STANDING: Final = """
     ) others on $4 or s.owner_quota_bytes + s.owner_quota_inodes > 0
     where s.space = $1
 """
-# One at a time of an owner's spaces: what each of them may still have depends on the others.
-_ALONE: Final = "select pg_advisory_xact_lock(hashtextextended('cloudverge owner', $1))"
-
 Terms = tuple[int, int, int, int, int]
 
 
@@ -99,13 +97,6 @@ def _tighter(told: Terms, known: Iterable[int]) -> Terms:
     return lowest[0], lowest[1], told[2], lowest[3], lowest[4]
 
 
-def _allowed(quota: int, owner_quota: int, others: int | None) -> int:
-    """How much a space may hold: see meta.allowed_bytes."""
-    if not owner_quota:
-        return quota
-    return min(quota or owner_quota, max(1, owner_quota - (others or 0)))
-
-
 def _is_shared(terms: Terms) -> bool:
     return terms[3] + terms[4] > 0
 
@@ -157,7 +148,7 @@ async def admit(
         raise Denied(Code.UNAUTHORIZED, INVALID_MESSAGE)
     limits = _tighter(terms_of(identity), row["terms"])
     if _is_shared(limits):
-        await connection.execute(_ALONE, identity.owner)
+        await alone_of(connection, identity.owner)
         row = await _standing(connection, identity, session)
         assert row is not None
     return Admitted(
@@ -169,8 +160,8 @@ async def admit(
         identity.membership_epoch,
         row["revision"],
         Seq(row["seq"]),
-        _allowed(limits[0], limits[3], row["others_bytes"]),
-        _allowed(limits[1], limits[4], row["others_inodes"]),
+        allowed(limits[0], limits[3], row["others_bytes"] or 0),
+        allowed(limits[1], limits[4], row["others_inodes"] or 0),
         row["used_bytes"],
         row["used_inodes"],
         row["replicas"],

@@ -19,10 +19,11 @@ from cloudverge_metaserver.database import Database
 from cloudverge_metaserver.incarnations import add_range, close_incarnation
 from cloudverge_metaserver.leases import Held, in_use, wait_to_open
 from cloudverge_metaserver.placement import placeable_bytes
+from cloudverge_metaserver.quotas import Told, alone_of, promise, tell
 from cloudverge_metaserver.rows import Connection
 from cloudverge_metaserver.subtree import check_root
 from cloudverge_protocol.errors import Code, Denied, ProtocolFault, Refused
-from cloudverge_protocol.ids import EntryNumber, Epoch, Incarnation, SessionId
+from cloudverge_protocol.ids import EntryNumber, Epoch, Incarnation, SessionId, UserId
 from cloudverge_protocol.inodes import root_inode
 from cloudverge_protocol.messages import (
     Ids,
@@ -39,6 +40,7 @@ TEXT_MAX: Final = 512
 IDS_AT_OPEN: Final = 16_384
 IDS_MAX: Final = 1_000_000
 NEXT_ID_MAX: Final = 1 << 62
+_ALL: Final = (1 << 62, 1 << 62)  # a claim to whatever there is
 _ROOT_MODE: Final = 0o755
 
 _NEW_SPACE: Final = """
@@ -112,16 +114,14 @@ _READER: Final = """
     join meta.incarnations i on i.session = ss.session and i.incarnation = $3 and i.closed_at is null
     where s.space = $1
 """
+_STILL_HOLDS: Final = """
+    select 1 from meta.leases where space = $1 and root = 1 and session = $2 and epoch = $3 for update
+"""
 _QUOTA: Final = """
     update meta.spaces set membership_epoch = greatest(membership_epoch, $2), quota_bytes = $3, quota_inodes = $4,
         owner = $5, owner_quota_bytes = $6, owner_quota_inodes = $7, revision = revision + 1
     where space = $1 and membership_epoch <= $2 and
         (quota_bytes, quota_inodes, owner, owner_quota_bytes, owner_quota_inodes) is distinct from ($3, $4, $5, $6, $7)
-"""
-_ALLOWED: Final = """
-    select meta.allowed_bytes(s) as bytes, meta.allowed_inodes(s) as inodes,
-        meta.promised_bytes(s) as promised_bytes, meta.promised_inodes(s) as promised_inodes
-    from meta.spaces s where space = $1
 """
 _FREE: Final = """
     select free_bytes from meta.servers
@@ -141,6 +141,8 @@ class Sessions:
         if len(message.cache_id) != CACHE_ID_BYTES:
             raise ProtocolFault(Code.BAD_REQUEST, f"a cache id has {CACHE_ID_BYTES} bytes")
         async with self._database.on_space(message.space) as connection:
+            if identity.owner_quota_bytes or identity.owner_quota_inodes:
+                await alone_of(connection, identity.owner)
             lease = await self._lease(connection, identity)
             if identity.membership_epoch < lease["membership_epoch"]:
                 raise Denied(Code.UNAUTHORIZED, INVALID_MESSAGE)
@@ -216,9 +218,11 @@ class Sessions:
             identity.membership_epoch,
             *terms_of(identity),
         )
-        allowed = await connection.fetchrow(_ALLOWED, identity.space)
         assert row is not None
-        assert allowed is not None
+        told, sharer = await tell(connection, identity.space)
+        if sharer:
+            keeps = held is not None and held.session == session and held.left_s > 0
+            told = await promise(connection, identity.space, _ALL, keeps=keeps)
         return SessionReply(
             session,
             Incarnation(incarnation),
@@ -229,13 +233,13 @@ class Sessions:
             row["first_id"],
             IDS_AT_OPEN,
             row["replicas"],
-            allowed["bytes"],
-            allowed["inodes"],
+            told.allowed_bytes,
+            told.allowed_inodes,
             row["used_bytes"],
             row["used_inodes"],
             confined=identity.is_confined,
-            promised_bytes=allowed["promised_bytes"],
-            promised_inodes=allowed["promised_inodes"],
+            promised_bytes=told.promised_bytes,
+            promised_inodes=told.promised_inodes,
         )
 
     async def _open_reader(
@@ -246,13 +250,12 @@ class Sessions:
         row = await connection.fetchrow(
             _READER, identity.space, session, incarnation, identity.user, identity.grant
         )
-        allowed = await connection.fetchrow(_ALLOWED, identity.space)
         assert row is not None
-        assert allowed is not None
+        told, _ = await tell(connection, identity.space)
         seq, used_bytes, used_inodes, replicas = row
         return SessionReply(
             session, incarnation, Epoch(0), self._lease_s, seq, ((incarnation, EntryNumber(0)),), 0, 0,
-            replicas, allowed["bytes"], allowed["inodes"], used_bytes, used_inodes,
+            replicas, told.allowed_bytes, told.allowed_inodes, used_bytes, used_inodes,
             read_only=True, confined=identity.is_confined,
         )  # fmt: skip
 
@@ -275,20 +278,31 @@ class Sessions:
             if row is None:
                 raise fenced()
             await connection.execute(_QUOTA, identity.space, identity.membership_epoch, *terms_of(identity))
-            allowed = await connection.fetchrow(_ALLOWED, identity.space)
-            assert allowed is not None
+            told, sharer = await tell(connection, identity.space)
             free = [record["free_bytes"] for record in await connection.fetch(_FREE)]
+        if sharer and identity.may_write:
+            told = await self._promise(sharer, identity, message)
         return SessionRenewed(
             self._lease_s,
             row["seq"],
-            allowed["bytes"],
-            allowed["inodes"],
+            told.allowed_bytes,
+            told.allowed_inodes,
             row["used_bytes"],
             row["used_inodes"],
             placeable_bytes(free, row["replicas"]),
-            allowed["promised_bytes"],
-            allowed["promised_inodes"],
+            told.promised_bytes,
+            told.promised_inodes,
         )
+
+    async def _promise(self, sharer: UserId, identity: Identity, message: SessionRef) -> Told:
+        async with self._database.transaction() as connection:
+            await alone_of(connection, sharer)
+            if not await connection.fetchval(
+                _STILL_HOLDS, identity.space, message.session, message.lease_epoch
+            ):
+                raise fenced()
+            claims = message.claim_bytes, message.claim_inodes
+            return await promise(connection, identity.space, claims, keeps=True)
 
     async def _reader_row(
         self, connection: Connection, identity: Identity, message: SessionRef

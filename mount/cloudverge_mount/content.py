@@ -15,7 +15,7 @@ import itertools
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -197,8 +197,12 @@ class Content:
 
     # --- writing ----------------------------------------------------------------------------------------
 
-    async def write(self, ino: InodeId, offset: int, data: bytes) -> None:
+    async def write(
+        self, ino: InodeId, offset: int, data: bytes, check: Callable[[], None] | None = None
+    ) -> None:
         """Write ``data`` (kept, not copied) at ``offset``. Raises NoRoom or Unavailable if there is no room.
+
+        If it had to wait for room, ``check`` is called before the bytes are taken, and may raise.
 
         While what was accepted before finds no room on the servers, nothing more is accepted: the spill could
         take it, but whoever writes without fsync would hear of it too late.
@@ -213,6 +217,8 @@ class Content:
             raise uploader.last_error()
         if self._budget.waiting or not room.has(ino, length):
             await room.make(ino, length)
+            if check is not None:
+                check()
         file = self._files.get(ino)
         if file is None:
             file = self._new_file(ino)

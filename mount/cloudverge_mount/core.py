@@ -34,8 +34,9 @@ HELD_MAX: Final = 20_000  # operations held at a time
 ROOM_PATIENCE_S: Final = 25.0
 IDS_AT_ONCE: Final = 2  # the most that one operation takes
 ROUNDS_MAX: Final = 20
-PROMISES_MAX: Final = 6
 PROMISE_PAUSE_S: Final = 0.25
+PROMISE_WAIT_S: Final = 5.5  # by then other mounts that need less have renewed and let go
+STARVED_S: Final = 30.0  # after waiting in vain: who comes next asks once and does not wait
 TRIES_MAX: Final = 1000  # each of which has loaded something
 
 
@@ -50,7 +51,9 @@ class OwnerPolicy(NamedTuple):
 class Content(RestorableBytes, Protocol):
     """The bytes side, as the names side sees it."""
 
-    async def write(self, ino: InodeId, offset: int, data: bytes) -> None: ...
+    async def write(
+        self, ino: InodeId, offset: int, data: bytes, check: Callable[[], None] | None = None
+    ) -> None: ...
     async def read(self, ino: InodeId, offset: int, length: int) -> bytes: ...
     async def flush(self, ino: InodeId) -> None: ...
     async def flush_all(self) -> None: ...
@@ -84,6 +87,7 @@ class Core:
         self.owners = owners
         self.clock_ns = clock_ns
         self.handles = Handles()
+        self._starved_until = 0.0
 
     @property
     def rights(self) -> Rights:
@@ -102,31 +106,33 @@ class Core:
 
     async def retry(self, attempt: Callable[..., T], *arguments: object) -> T:
         """``attempt(*arguments)``, with all that it may have to wait for."""
-        spent = 0
+        give_up_at: float | None = None
         for _ in range(TRIES_MAX):
             if not self.is_calm():
                 await self.room()
             try:
                 return attempt(*arguments)
             except Spent:
-                spent += 1
-                if spent > PROMISES_MAX:
-                    raise NoRoom(
-                        Code.QUOTA, "the owner's quota is used up, or others are using it up"
-                    ) from None
-                await self._ask_promise(spent)
+                give_up_at = await self._ask_promise(give_up_at)
             except NotLoaded as missing:
                 await self.loader.load(missing)
             except OutOfIds:
                 await self.rights.ensure_ids(IDS_AT_ONCE)
         raise Unavailable(Code.INTERNAL, "the rows of an operation could not be brought together")
 
-    async def _ask_promise(self, times: int) -> None:
-        """Ask for more of a shared quota, after what we have accepted has had a moment to be committed."""
-        if times > 1:
+    async def _ask_promise(self, give_up_at: float | None) -> float:
+        """Ask for more of a shared quota; until when that may go on. Raises NoRoom when it has been long enough."""
+        now = trio.current_time()
+        if give_up_at is None:
+            give_up_at = now if now < self._starved_until else now + PROMISE_WAIT_S
+        elif now >= give_up_at:
+            self._starved_until = now + STARVED_S
+            raise NoRoom(Code.QUOTA, "the owner's quota is used up, or others are using it up")
+        else:  # what we have accepted gets a moment to be committed
             self.shipper.hurry()
             await trio.sleep(PROMISE_PAUSE_S)
         await self.rights.ask_promise()
+        return give_up_at
 
     async def room(self) -> None:
         """Wait for the gate and for room in the buffers; raises Unavailable if that takes too long."""

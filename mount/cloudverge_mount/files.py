@@ -2,6 +2,8 @@
 
 import os
 import stat
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from cloudverge_mount.attributes import Attributes, without_setid
@@ -99,12 +101,9 @@ class Files(Names, Attributes):
         if handle.append:
             offset = pending.size
         end = offset + len(data)
+        check = partial(self._check_growth, end, pending.size, len(data))
         try:
-            self._check_growth(end, pending.size, len(data))
-        except Spent:
-            await core.retry(self._check_growth, end, pending.size, len(data))
-        try:
-            await core.content.write(InodeId(handle.ino), offset, data)
+            await self._take(handle.ino, offset, data, check)
         except CloudVergeError:
             self._end_clean(handle.ino)
             raise
@@ -112,6 +111,14 @@ class Files(Names, Attributes):
             await self._dirty_again(handle.ino)
         self._written(handle, end, len(data))
         return len(data)
+
+    async def _take(self, ino: int, offset: int, data: bytes, check: Callable[[], None]) -> None:
+        while True:
+            try:
+                check()
+                return await self.core.content.write(InodeId(ino), offset, data, check)
+            except Spent:
+                await self.core.retry(check)
 
     def _begin_dirty(self, ino: int) -> Pending:
         """The pending attributes of a file that is about to be dirty; its extents are known from here on."""

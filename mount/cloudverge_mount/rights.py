@@ -64,6 +64,9 @@ class Rights(Protocol):
     async def ask_promise(self) -> None:
         """Ask how far we may go now; raises CloudVergeError."""
 
+    def on_claim(self, claims: Callable[[bool], tuple[int, int]]) -> None:
+        """Ask this before each renewal how far we want to go, in bytes and inodes; True: farther than we may now."""
+
     def note_use(self, used_bytes: int, used_inodes: int, seq: int) -> None:
         """A batch reply has told what the space uses as of ``seq``."""
 

@@ -65,6 +65,11 @@ class Session:
         self._used_seq = 0  # as of which that is
         self._quota = (0, 0)
         self._promised = (0, 0)
+        self._claims: Callable[[bool], tuple[int, int]] = _nothing
+        self._asking = (
+            trio.Lock()
+        )  # answers of renewals must not overtake each other: they tell what is promised
+        self._asked = 0
         self._free = (0, 0)  # room on the servers, and what was used when they told it
         self._peak_bytes = 0  # the most that has been used since
         self.trouble = ""  # why we may not change anything, for people
@@ -189,6 +194,10 @@ class Session:
         """Call this when the right to the space is lost for good; nothing is renewed after that."""
         self._on_revoked = callback
 
+    def on_claim(self, claims: Callable[[bool], tuple[int, int]]) -> None:
+        """Ask this what to claim of a shared quota, in bytes and inodes; with True when more is wanted."""
+        self._claims = claims
+
     def on_seq(self, callback: Callable[[int], None]) -> None:
         """Call this with the space's seq whenever it is told."""
         self._on_seq.append(callback)
@@ -224,13 +233,14 @@ class Session:
                 await trio.sleep(min(IN_USE_POLL_S, error.retry_after_s))
 
     async def _open_once(self) -> None:
-        asked_at = self._clock()
-        reply = await self._meta.open_session(self._request)
-        self._reply = reply
-        self._told(asked_at, reply)
-        self._used, self._used_seq = (reply.used_bytes, reply.used_inodes), reply.seq
-        self._ids.begin(reply.first_id, reply.ids)
-        self.trouble = ""
+        async with self._asking:
+            asked_at = self._clock()
+            reply = await self._meta.open_session(self._request)
+            self._reply = reply
+            self._told(asked_at, reply)
+            self._used, self._used_seq = (reply.used_bytes, reply.used_inodes), reply.seq
+            self._ids.begin(reply.first_id, reply.ids)
+            self.trouble = ""
 
     def _told(self, asked_at: float, reply: SessionReply | SessionRenewed) -> None:
         """What each answer about the session tells anew."""
@@ -278,18 +288,29 @@ class Session:
         return min(self._lease.renewal_in(self._clock()), every_s)
 
     async def _renew(self) -> None:
+        async with self._asking:
+            await self._ask(wants=False)
+
+    async def ask_promise(self) -> None:
+        """Renew now, and claim more: what is used has changed, and with it what we may use."""
+        asked = self._asked
+        async with self._asking:
+            if self._asked == asked:  # nobody has asked since we came
+                await self._ask(wants=True)
+
+    async def _ask(self, *, wants: bool) -> None:
+        self._asked += 1
         asked_at = self._clock()
-        renewed = await self._meta.renew(self.ref())
+        claims = self._claims(wants)
+        self._promised = min(self._promised[0], claims[0]), min(self._promised[1], claims[1])
+        ref = self.ref()
+        renewed = await self._meta.renew(SessionRef(ref.session, ref.incarnation, ref.lease_epoch, *claims))
         self._told(asked_at, renewed)
         self.note_use(renewed.used_bytes, renewed.used_inodes, renewed.seq)
         self._free = (renewed.free_bytes, renewed.used_bytes)
         self._peak_bytes = self._used[0]
         for callback in self._on_seq:
             callback(renewed.seq)
-
-    async def ask_promise(self) -> None:
-        """Renew now: what the space uses has changed, and with it what we may use."""
-        await self._renew()
 
     async def _lost(self, error: CloudVergeError) -> None:
         if not self.trouble:
@@ -340,3 +361,8 @@ class Session:
         if ref.incarnation != self.incarnation:
             return range(0)  # they were given to the one before
         return range(reply.first, reply.first + reply.count)
+
+
+def _nothing(wants: bool) -> tuple[int, int]:
+    """Who accepts nothing claims nothing."""
+    return 0, 0

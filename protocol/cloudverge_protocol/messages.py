@@ -143,16 +143,24 @@ class SessionReply(Message, frozen=True):
     used_inodes: int
     read_only: bool = False
     confined: bool = False  # to a sub-tree, shown as the root: READ takes range tickets
-    promised_bytes: int = 0  # how far this session may go before it renews; 0: as far as the quota
+    promised_bytes: int = (
+        0  # of a quota shared with other spaces, how far this session may go; 0: as far as the quota
+    )
     promised_inodes: int = 0
 
 
 class SessionRef(Message, frozen=True):
-    """Names the caller's session; RENEW, CLOSE. CLOSE also closes the incarnation and its chunks."""
+    """Names the caller's session; RENEW, CLOSE. CLOSE also closes the incarnation and its chunks.
+
+    A renewal claims room in what is shared: the level that the space's use shall be allowed to reach. Until it is
+    answered, the session accepts nothing beyond the lower of its claim and what it was promised.
+    """
 
     session: SessionId
     incarnation: Incarnation
     lease_epoch: Epoch
+    claim_bytes: int = 0
+    claim_inodes: int = 0
 
 
 class SessionRenewed(Message, frozen=True):

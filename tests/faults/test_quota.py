@@ -4,7 +4,6 @@ import errno
 import hashlib
 import os
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from tests.faults.test_sharing import Someone
 from tests.fixtures.cluster import Mount
 
 MIB = 1 << 20
-SHARED_WITHIN_S = 5.0  # two renewals: the first mount gives back of its promise, the second hears of it
 
 
 @pytest.fixture
@@ -83,7 +81,6 @@ def test_spaces_of_one_owner_share_his_quota_and_accept_no_more_than_can_be_stor
     ann.cv("space", "create", f"team-{ann.name}")
     _set_quota(ann, owner_bytes=48 * MIB)
     mounts = [ann.mount(), ann.mount("--space", f"team-{ann.name}")]
-    time.sleep(SHARED_WITHIN_S)
     accepted: list[dict[Path, str]] = [{}, {}]
     fillers = [
         threading.Thread(target=_fill, args=(mount.path, written))

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import asyncpg
-import msgspec
 import pytest
 
 from cloudverge_auth.keys import SigningKey
@@ -21,7 +20,7 @@ from cloudverge_metaserver.reading import Reading
 from cloudverge_metaserver.servers import Heartbeat, Registration, Servers
 from cloudverge_metaserver.sessions import Sessions
 from cloudverge_metaserver.tickets import TicketDesk
-from cloudverge_protocol.ids import ServerId
+from cloudverge_protocol.ids import Epoch, Incarnation, ServerId, SessionId
 from cloudverge_protocol.inodes import Extent
 from cloudverge_protocol.messages import (
     Batch,
@@ -80,21 +79,28 @@ class Mount:
         self.ids = itertools.count(self.opened.first_id)
 
     @property
+    def mine(self) -> tuple[SessionId, Incarnation, Epoch]:
+        return self.opened.session, self.opened.incarnation, self.opened.lease_epoch
+
+    @property
     def ref(self) -> SessionRef:
-        return SessionRef(self.opened.session, self.opened.incarnation, self.opened.lease_epoch)
+        return SessionRef(*self.mine)
+
+    def claim(self, size_bytes: int, inodes: int) -> SessionRef:
+        return SessionRef(*self.mine, size_bytes, inodes)
 
     def entries(self, ops: Iterable[Operation]) -> tuple[Entry, ...]:
         return tuple(Entry(self.opened.incarnation, next(self.numbers), op) for op in ops)
 
     async def send(self, entries: Iterable[Entry], receipts: Iterable[Receipt] = ()) -> BatchReply:
-        batch = Batch(*msgspec.structs.astuple(self.ref), tuple(receipts), tuple(entries))
+        batch = Batch(*self.mine, tuple(receipts), tuple(entries))
         return await commit_batch(self.world.database, self.world.kept, self.who, batch)
 
     async def do(self, *ops: Operation, receipts: Iterable[Receipt] = ()) -> BatchReply:
         return await self.send(self.entries(ops), receipts)
 
     async def allocate(self, count: int = 1) -> tuple[ChunkGrant, ...]:
-        asked = ChunkAllocate(*msgspec.structs.astuple(self.ref), count)
+        asked = ChunkAllocate(*self.mine, count)
         return (await self.world.chunks.allocate(self.who, asked)).grants
 
     def receipts(self, grant: ChunkGrant, length: int) -> tuple[Receipt, ...]:

@@ -266,7 +266,7 @@ async def test_ids_that_were_not_given_to_the_session_are_refused(mount):
 
 
 async def test_more_ids_can_be_had(mount, world):
-    more = await world.sessions.ids(mount.who, Ids(*msgspec.structs.astuple(mount.ref), 100))
+    more = await world.sessions.ids(mount.who, Ids(*mount.mine, 100))
     assert more.count == 100
     op = msgspec.structs.replace(mount.create(1, b"a"), ino=more.first + 99)
     assert (await mount.do(op)).refused_code == 0
@@ -335,7 +335,7 @@ async def test_xattrs_are_kept_and_end_with_their_inode(mount, world):
 
 async def test_an_entry_of_a_closed_incarnation_is_refused_by_number(mount, world):
     again = await world.open(mount.who, mount.cache_id)
-    close = IncarnationClose(*msgspec.structs.astuple(again.ref), mount.opened.incarnation)
+    close = IncarnationClose(*again.mine, mount.opened.incarnation)
     await world.sessions.close_old(again.who, close)
     entry = Entry(mount.opened.incarnation, 1, again.create(1, b"x"))
     reply = await again.send([entry])

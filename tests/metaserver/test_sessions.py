@@ -1,6 +1,5 @@
 """Sessions and leases: who gets a space, when, and what becomes of those who had it."""
 
-import msgspec
 import pytest
 
 from cloudverge_metaserver.database import Database
@@ -148,7 +147,7 @@ async def test_pins_of_a_replaced_incarnation_stay_until_its_journal_has_been_sh
     await mount.allocate()
     again = await world.open(mount.who, mount.cache_id)
     assert await world.value("select pinned_by from meta.chunks") == mount.opened.incarnation
-    close = IncarnationClose(*msgspec.structs.astuple(again.ref), mount.opened.incarnation)
+    close = IncarnationClose(*again.mine, mount.opened.incarnation)
     await world.sessions.close_old(again.who, close)
     assert await world.value("select pinned_by from meta.chunks") is None
     await world.sessions.close_old(again.who, close)  # once more, the reply having been lost
@@ -158,7 +157,7 @@ async def test_the_current_incarnation_and_strangers_cannot_be_closed_as_old_one
     world, mount, make_identity
 ):
     other = await world.open(make_identity(space=2, user=2))
-    ref = msgspec.structs.astuple(mount.ref)
+    ref = mount.mine
     answers = set()
     for old in (mount.opened.incarnation, other.opened.incarnation, 10**12):
         error = await refused(world.sessions.close_old(mount.who, IncarnationClose(*ref, old)))
@@ -196,7 +195,7 @@ async def test_orphans_of_a_closed_incarnation_are_reaped_in_the_oplog(world, mo
 
 async def test_append_tickets_are_for_the_own_open_chunks_of_the_lease_holder(world, mount):
     (grant,) = await mount.allocate()
-    ref = msgspec.structs.astuple(mount.ref)
+    ref = mount.mine
     reply = await world.chunks.tickets(mount.who, Tickets(1, *ref, (grant.chunk, 999)))
     assert [chunk for chunk, _ in reply.append] == [grant.chunk]
     assert 30 < reply.life_s <= 60
