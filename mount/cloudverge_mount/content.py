@@ -43,6 +43,7 @@ from cloudverge_mount.spillrecord import Spilled
 from cloudverge_mount.steady import keep_going
 from cloudverge_mount.ticketbook import Rights, TicketBook
 from cloudverge_mount.troubles import DamageSeen, Troubles
+from cloudverge_mount.uncommitted import Uncommitted
 from cloudverge_mount.uploader import Uploader
 from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import ChunkFault, Code, NoRoom
@@ -100,7 +101,8 @@ class Content:
         self._uploader: Uploader | None = None
         self._room: Room | None = None
         self._troubles = Troubles(meta, rights)
-        self._keeper = Keeper(self._files, self._spill, sink, self._troubles.note)
+        self._uncommitted = Uncommitted(cache_dir)
+        self._keeper = Keeper(self._files, self._spill, sink, self._uncommitted, self._troubles.note)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The background work, until cancelled; whatever is dirty then stays in the spill or is lost."""
@@ -144,6 +146,7 @@ class Content:
         if self._clients is not None:
             self._clients.close()
         self._spill.close()
+        self._uncommitted.close()
         self._disk.close()
 
     # --- state ------------------------------------------------------------------------------------------
@@ -294,6 +297,10 @@ class Content:
     def spill_committed(self, ino: InodeId, through: int) -> None:
         """What superseded the records of ``ino`` numbered ``through`` or lower is committed: free their space."""
         self._spill.release(ino, through)
+
+    def committed(self, settled: int, given: int, waiting: bool) -> None:
+        """So many entries are settled, of so many that have a place; ``waiting``: operations wait for theirs."""
+        self._uncommitted.settled(settled, given, waiting)
 
     def restore(self, record: Spilled) -> None:
         """Recovery: replay a journaled record, in the journal's order. See ``Sink``."""

@@ -39,11 +39,11 @@ class ContentPort:
 
     def enter_write(
         self, ino: InodeId, extents: Extents, receipts: Receipts, durable_below: int, spilled_through: int
-    ) -> None:
+    ) -> int:
         """See ``Sink``."""
         if self.core.gate.closed is not None:
             raise Unavailable(Code.UNAVAILABLE, "the local view is being rebuilt")
-        self.core.ledger.enter_write(ino, extents, receipts, durable_below, spilled_through)
+        return self.core.ledger.enter_write(ino, extents, receipts, durable_below, spilled_through)
 
     def content_settled(self, ino: InodeId) -> None:
         """See ``Sink``."""
@@ -51,6 +51,10 @@ class ContentPort:
             self.core.ledger.unsettled.add(ino)
         else:
             self.core.ledger.content_settled(ino)
+
+    def hurry(self) -> None:
+        """See ``Sink``."""
+        self.core.shipper.hurry()
 
     def chunk_done(self, chunk: ChunkId) -> None:
         """See ``Sink``."""

@@ -53,6 +53,7 @@ class Bytes(Protocol):
     def cut(self, ino: InodeId, size: int) -> None: ...
     def drop(self, ino: InodeId) -> None: ...
     def spill_committed(self, ino: InodeId, through: int) -> None: ...
+    def committed(self, settled: int, given: int, waiting: bool) -> None: ...
 
 
 class Carried(msgspec.Struct, frozen=True, array_like=True):
@@ -250,6 +251,8 @@ class Entries:
                 self.quota.entered_inodes -= item.growth_inodes
             if item.settles is not None:
                 self._spill_committed(*item.settles)
+        outbox = self.outbox
+        self.content.committed(outbox.settled, outbox.pushed, bool(self.holding.held))
 
     def _spill_committed(self, ino: int, through: int) -> None:
         self.spills.committed(ino, through)

@@ -8,15 +8,17 @@ verified once, at the end; what is missing or bad is named, stays dirty and stuc
 """
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import structlog
 
 from cloudverge_mount.dirty import DirtyFile
-from cloudverge_mount.pieces import Piece
+from cloudverge_mount.pieces import Piece, Report
 from cloudverge_mount.sink import Sink
 from cloudverge_mount.spill import Spill
 from cloudverge_mount.spillrecord import Spilled, forgotten_from
+from cloudverge_mount.uncommitted import Uncommitted
 from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import ChunkFault, Code, NoRoom
 from cloudverge_protocol.ids import InodeId
@@ -31,12 +33,18 @@ class Keeper:
     """Spill and journal together; ``files`` are the dirty maps, shared with ``Content``."""
 
     def __init__(
-        self, files: dict[InodeId, DirtyFile], spill: Spill, sink: Sink, note: Callable[[str], None]
+        self,
+        files: dict[InodeId, DirtyFile],
+        spill: Spill,
+        sink: Sink,
+        uncommitted: Uncommitted,
+        note: Callable[[str], None],
     ) -> None:
         self._files = files
         self._spill = spill
         self._sink = sink
         self._note = note
+        self.uncommitted = uncommitted
         self._last_load: tuple[int, bytes] = (0, b"")  # record number and bytes last read back
         self._restored: set[InodeId] = set()
 
@@ -126,6 +134,12 @@ class Keeper:
         self._restored.clear()
         return files
 
+    def entered(self, ino: InodeId, report: Report, place: int) -> None:
+        """A Write names these bytes; see ``Sink`` for its ``place``."""
+        self.uncommitted.keep(ino, report.pieces, place, self._spill.last_number)
+        if self.uncommitted.crowded:
+            self._sink.hurry()
+
     # --- bytes ------------------------------------------------------------------------------------------
 
     def bytes_of(self, piece: Piece, start: int, end: int) -> Buffer | None:
@@ -145,17 +159,25 @@ class Keeper:
 
     def unstored_inodes(self) -> list[InodeId]:
         """Files with bytes that are not known to be committed."""
-        return list(dict.fromkeys((*self._files, *self._spill.inodes())))
+        return list(dict.fromkeys((*self._files, *self._spill.inodes(), *self.uncommitted.inodes())))
 
     def unstored_pieces(self, ino: InodeId) -> Iterator[tuple[int, bytes]]:
         """Such bytes of a file with their offsets, older ones first, as far as they can be had.
 
         Those that were closed are had from the spill: they may be durable, but their Write was not committed.
         """
-        for record in self._spill.records(ino):
-            with contextlib.suppress(ChunkFault):  # noted where it was found
-                yield record.offset, self._spill.read(record)
+        records = deque(self._spill.records(ino))
+        for after, offset, data in self.uncommitted.pieces(ino):
+            while records and records[0].number <= after:
+                yield from self._spilled(records.popleft())
+            yield offset, data
+        for record in records:
+            yield from self._spilled(record)
         for piece in self._files.get(ino, ()):
-            data = self.bytes_of(piece, piece.start, piece.end)
-            if data is not None:
-                yield piece.start, bytes(data)
+            dirty = self.bytes_of(piece, piece.start, piece.end)
+            if dirty is not None:
+                yield piece.start, bytes(dirty)
+
+    def _spilled(self, record: Spilled) -> Iterator[tuple[int, bytes]]:
+        with contextlib.suppress(ChunkFault):  # noted where it was found
+            yield record.offset, self._spill.read(record)

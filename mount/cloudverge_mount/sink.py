@@ -37,7 +37,7 @@ class Sink(Protocol):
         receipts: tuple[Receipt, ...],
         durable_below: int,
         spilled_through: int,
-    ) -> None:
+    ) -> int:
         """These bytes of ``ino`` are fsynced on every replica of their chunks: journal the Write.
 
         ``extents`` holds only ranges that are still current (nothing overwritten, cut or dropped since) and at
@@ -48,12 +48,18 @@ class Sink(Protocol):
         Spill records of ``ino`` numbered ``spilled_through`` or lower are superseded by this Write: once it is
         committed, ``content.spill_committed(ino, spilled_through)`` releases their space.
 
-        Raises when the journal cannot take it; then nothing is entered and the bytes stay dirty.
+        Returns how many entries there are with this one, to be compared with what ``content.committed`` is told; 0
+        when it waits for other operations. Raises when the journal cannot take it; then nothing is entered and the
+        bytes stay dirty.
         """
         ...
 
     def content_settled(self, ino: InodeId) -> None:
         """No dirty byte of ``ino`` is left: what is held for it may go."""
+        ...
+
+    def hurry(self) -> None:
+        """Have what has entered committed soon."""
         ...
 
     def chunk_done(self, chunk: ChunkId) -> None:

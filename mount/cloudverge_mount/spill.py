@@ -49,6 +49,11 @@ class Spill:
         """Whether ``length`` more bytes may be spilled."""
         return self.size_bytes + length <= self._limit
 
+    @property
+    def last_number(self) -> int:
+        """Of all records so far."""
+        return self._number
+
     def next_number(self) -> int:
         """A fresh record number."""
         self._number += 1

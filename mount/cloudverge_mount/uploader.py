@@ -251,7 +251,7 @@ class Uploader:
             return
         while report := file.report(self._sink.journaled_size(file.ino), MAX_EXTENTS):
             try:
-                self._sink.enter_write(
+                place = self._sink.enter_write(
                     file.ino,
                     report.extents,
                     self._receipts(report),
@@ -263,6 +263,7 @@ class Uploader:
                 log.error("durable bytes could not be journaled", ino=file.ino, exc_info=error)
                 self._note(f"inode {file.ino}: durable bytes wait for the journal: {error}")
                 return
+            self._keeper.entered(file.ino, report, place)
 
     def _receipts(self, report: Report) -> tuple[Receipt, ...]:
         receipts: list[Receipt] = []

@@ -58,21 +58,21 @@ class Writes(Entries):
 
     def enter_write(
         self, ino: InodeId, extents: Extents, receipts: Receipts, durable_below: int, spilled_through: int
-    ) -> None:
+    ) -> int:
         """See ``Sink``."""
         row = self._row(ino)
         if row is None:
-            return
+            return self.outbox.settled  # nobody waits for these bytes
         pending = self.pendings.get(ino)
         if pending is None:
             pending = self.pendings[ino] = Pending(row.size)
         size = max(row.size, min(pending.size, durable_below))
         through = self.spills.superseded(ino, spilled_through, size)
-        self._write(row, pending, extents, receipts, size, through)
+        return self._write(row, pending, extents, receipts, size, through)
 
     def _write(
         self, row: Inode, pending: Pending, extents: Extents, receipts: Receipts, size: int, through: int
-    ) -> None:
+    ) -> int:
         ino, holding = row.ino, self.holding
         mtime_ns = row.mtime_ns if pending.mtime_ns is None else pending.mtime_ns
         ctime_ns = row.ctime_ns if pending.ctime_ns is None else pending.ctime_ns
@@ -83,10 +83,12 @@ class Writes(Entries):
         settles = (ino, through) if through else None
         passes = holding.waits_for(ino)
         ready: list[Held] = []
+        place = 0
         if holding.held and holding.blocks_write(ino):
             self._hold_write(op, receipts, settles, growth, through)
         else:
             self._enter_write(op, receipts, settles, growth, through)
+            place = self.outbox.pushed
             ready = holding.write_passed(ino, through)
         self.local.commit()
         if passes and (pending.ctime_ns is not None or (pending.is_set and holding.sets_attributes(ino))):
@@ -97,6 +99,7 @@ class Writes(Entries):
         self.spills.entered(ino, through)
         if ready:
             self._freed(ino, ready)
+        return place
 
     def content_settled(self, ino: InodeId) -> None:
         """See ``Sink``; if the journal cannot take it now, ``retry`` will."""

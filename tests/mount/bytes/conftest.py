@@ -308,6 +308,7 @@ class Names:
         self.settled = []
         self.done = []
         self.fail = None
+        self.hurries = 0
 
     async def file_extents(self, ino, offset, length):
         return clip(self.extents.get(ino, ()), offset, offset + length)
@@ -333,6 +334,10 @@ class Names:
         self.journaled[ino] = max(self.journaled_size(ino), min(local, durable_below))
         self.extents[ino] = splice(self.extents.get(ino, ()), extents)
         self.journal.append((ino, extents, spilled_through))
+        return len(self.journal)
+
+    def hurry(self):
+        self.hurries += 1
 
     def content_settled(self, ino):
         self.settled.append(ino)
