@@ -67,6 +67,7 @@ STATX: Final = Struct("=" + _STATX)
 
 # Whole replies, header and all
 ENTRY_REPLY: Final = Struct(_REPLY + _ENTRY)
+ABSENT_REPLY: Final = Struct(_REPLY + "16xQ8xI92x")  # an entry of no inode: entry_valid, its nanoseconds
 ATTR_REPLY: Final = Struct(_REPLY + "QI4x" + _ATTR)  # attr_valid, its nanoseconds, attributes
 OPEN_REPLY: Final = Struct(_REPLY + _OPEN)
 CREATE_REPLY: Final = Struct(_REPLY + _ENTRY + _OPEN)
