@@ -15,7 +15,8 @@ class CloudVerge(Peer):
     """Three chunkservers, two replicas, PostgreSQL, auth and metaserver; one mount, unmounted by cvumount.
 
     All stores (PostgreSQL's too) and the client's cache lie on tmpfs; "-disk": on the real disk, for fsync's
-    sake; "-tls": every wire but PostgreSQL's is encrypted. A remount wipes the client's whole cache folder, so that "cold" is as cold as for a new device.
+    sake; "-tls": every wire but PostgreSQL's is encrypted; "-direct": our own FUSE binding serves the mount instead of
+    pyfuse3. A remount wipes the client's whole cache folder, so that "cold" is as cold as for a new device.
     """
 
     second = False
@@ -23,6 +24,7 @@ class CloudVerge(Peer):
     def __init__(self, name):
         super().__init__(name)
         self.is_secured = name.endswith("-tls")
+        self.binding = "direct" if name.endswith("-direct") else "pyfuse3"
         if name.endswith("-disk"):
             self.root = Path(f"/var/tmp/peer-{name}")
         self.barrier = f"{BIN}/cv sync {self.mounts[0]}"
@@ -50,7 +52,7 @@ class CloudVerge(Peer):
             "--cache-dir",
             cache,
             "-o",
-            "preserve_owner",
+            f"preserve_owner,fuse={self.binding}",
             m,
         )
 
@@ -80,7 +82,7 @@ class CloudVerge(Peer):
         return (
             f"CloudVerge: PostgreSQL, auth, metaserver, 3 chunkservers, 2 replicas, every acknowledged fsync "
             f"fsynced by both and committed; all stores and the client's cache on {where}; "
-            f"{'TLS 1.3 on every wire but the database' if self.is_secured else 'plain text on loopback'}; CPython {python}"
+            f"{'TLS 1.3 on every wire but the database' if self.is_secured else 'plain text on loopback'}; FUSE: {self.binding}; CPython {python}"
         )
 
 

@@ -243,6 +243,7 @@ PEERS = {
         CloudVerge("cloudverge"),
         CloudVerge("cloudverge-disk"),
         CloudVerge("cloudverge-tls"),
+        CloudVerge("cloudverge-direct"),
         MooseFS("moosefs-g2"),
         MooseFS("moosefs-g3"),
         Sshfs("sshfs"),

@@ -19,7 +19,7 @@ import trio
 from cloudverge_mount import memory
 from cloudverge_mount.admittance import locate, make_identity, record_of
 from cloudverge_mount.authclient import AuthClient, Ticket
-from cloudverge_mount.binding import Binding
+from cloudverge_mount.bindings import choose, make_mount
 from cloudverge_mount.cachefolder import CacheFolder, Home, default_cache_folder
 from cloudverge_mount.config import MountConfig
 from cloudverge_mount.content import Content
@@ -33,7 +33,6 @@ from cloudverge_mount.metaclient import MetaClient
 from cloudverge_mount.registry import MountRecord, all_mounts, registered, runtime_folder
 from cloudverge_mount.serverlist import ServerList
 from cloudverge_mount.session import START_WAIT_S, Session
-from cloudverge_mount.shim import Workers
 from cloudverge_mount.sink import Sink
 from cloudverge_mount.standing import describe
 from cloudverge_mount.tlsfaults import Untrusted
@@ -241,13 +240,13 @@ class MountProcess:
             self._failures.append(f"{name} failed ({error!r}): unmount and mount again")
 
     async def _serve(self, nursery: trio.Nursery, socket_path: Path) -> None:
-        workers = Workers()
-        options = fuse_options(self._config.options, self._space_name, os.getuid() or os.geteuid())
-        binding = Binding(self._vfs, workers)
+        chosen = self._config.options
+        options = fuse_options(chosen, self._space_name, os.getuid() or os.geteuid())
+        kind = choose(chosen.values.get("fuse", ""))
         self._session.on_revoked(self._eviction.lost)
-        self._kernel = KernelMount(binding, workers, self._config.mountpoint, options)
-        self._kernel.attach()
-        cache_of_kernel = KernelCache()
+        kernel = self._kernel = make_mount(kind, self._vfs, self._config.mountpoint, options)
+        kernel.attach()
+        cache_of_kernel = KernelCache(kernel)
         self._vfs.invalidate = cache_of_kernel.drop
         try:
             where = (self._folder.path, socket_path)
@@ -259,7 +258,7 @@ class MountProcess:
                 nursery.start_soon(
                     self._eviction.run,
                     self._folder.path,
-                    binding,
+                    kernel.bar,
                     self._vfs,
                     self._content,
                     cache_of_kernel.drop,
@@ -267,11 +266,11 @@ class MountProcess:
                 nursery.start_soon(memory.trim_now_and_then)
                 memory.settle()
                 self._mounted()
-                await self._kernel.serve()
+                await kernel.serve()
         finally:
             self._vfs.invalidate = None
             cache_of_kernel.end()
-            self._kernel.detach()
+            kernel.detach()
 
     async def _status(self) -> dict[str, Any]:
         try:

@@ -10,7 +10,6 @@ that do not exist too; with an exclusive lease that may be long, because every c
 
 import errno
 import inspect
-import stat
 from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
 from typing import Any, Final
@@ -31,21 +30,15 @@ from pyfuse3 import (
 from cloudverge_mount.barred import BARRED
 from cloudverge_mount.errnos import errno_of
 from cloudverge_mount.filesystem import Caller, FileSystem, SetattrRequest
+from cloudverge_mount.kernelspans import EXCLUSIVE_CACHE_S, absence_s, attributes_s
 from cloudverge_mount.shim import Workers
 from cloudverge_protocol.errors import CloudVergeError, Code
 from cloudverge_protocol.ids import NAME_MAX
 from cloudverge_protocol.inodes import Inode
 
-EXCLUSIVE_CACHE_S: Final = 3600.0
 BLOCK_BYTES_SHOWN: Final = 64 * 1024  # st_blksize: what programs take as a good buffer
 SECTOR_BYTES: Final = 512  # the unit of st_blocks
 PERMISSION_BITS: Final = 0o7777
-SETID_OR_KIND: Final = stat.S_IFREG | stat.S_ISUID | stat.S_ISGID  # a write may clear the bits: see fusehook
-SETID_FILES: Final = (
-    stat.S_IFREG | stat.S_ISUID,
-    stat.S_IFREG | stat.S_ISGID,
-    stat.S_IFREG | stat.S_ISUID | stat.S_ISGID,
-)
 LISTING_START: Final = 64  # names asked for at first; then as many as the kernel's buffer took
 LISTING_MAX: Final = 2048
 
@@ -103,18 +96,14 @@ class Binding(pyfuse3.Operations):
         entry.st_mtime_ns = inode.mtime_ns
         entry.st_ctime_ns = inode.ctime_ns
         entry.entry_timeout = self._cache_s
-        entry.attr_timeout = self._cache_s if inode.mode & SETID_OR_KIND not in SETID_FILES else 0.0
+        entry.attr_timeout = attributes_s(inode.mode, self._cache_s)
         return entry
 
     def _absent(self, parent_inode: int) -> EntryAttributes:
-        """That a name is not there, kept by the kernel until its folder is taken back from it.
-
-        Nothing takes back the root, so what is absent there is asked for each time: when all is read anew, nobody
-        knows for which absent names the kernel had asked.
-        """
+        """That a name is not there."""
         entry = EntryAttributes()
         entry.st_ino = 0
-        entry.entry_timeout = 0.0 if parent_inode == pyfuse3.ROOT_INODE else self._cache_s
+        entry.entry_timeout = absence_s(parent_inode, self._cache_s)
         return entry
 
     # --- names -------------------------------------------------------------------------------------------

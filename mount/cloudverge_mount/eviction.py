@@ -15,7 +15,6 @@ from typing import Final
 import structlog
 import trio
 
-from cloudverge_mount.binding import Binding
 from cloudverge_mount.content import Content
 from cloudverge_mount.core import Core
 from cloudverge_mount.salvage import salvage
@@ -60,13 +59,13 @@ class Eviction:
                     self._waiting.discard(scope)
         raise Denied(Code.FORBIDDEN, self.reason)
 
-    async def run(self, cache: Path, binding: Binding, vfs: Vfs, content: Content, drop: Drop) -> None:
-        """Wait for the loss, then let go; ``drop`` tells the kernel."""
+    async def run(self, cache: Path, bar: Callable[[], None], vfs: Vfs, content: Content, drop: Drop) -> None:
+        """Wait for the loss, then let go; ``bar`` refuses all requests, ``drop`` tells the kernel."""
         await self._noted.wait()
         error = self._error
         assert error is not None
         self.reason = reason = f"your right to this space has ended: {error.message}"
-        binding.bar()
+        bar()
         inodes, names = cached_by_kernel(vfs.core)
         drop(inodes, names)  # first: until then the kernel answers by itself
         for scope in (self.life, *self._waiting):

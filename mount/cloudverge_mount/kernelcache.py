@@ -9,9 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-import pyfuse3
 import structlog
 import trio
+
+from cloudverge_mount.kernelmount import KernelMount
 
 WAITING_MAX: Final = 10_000  # batches
 
@@ -22,7 +23,8 @@ _log = structlog.get_logger()
 class KernelCache:
     """``drop`` from anywhere on the loop; ``run`` in the background; ``end`` before the session goes."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernel: KernelMount) -> None:
+        self._kernel = kernel
         self._todo, self._queue = trio.open_memory_channel[Dropped](WAITING_MAX)
         self._ended = False
 
@@ -47,9 +49,9 @@ class KernelCache:
     def _send(self, dropped: Dropped) -> None:
         inodes, names = dropped
         for parent, name in names:
-            self._try(partial(pyfuse3.invalidate_entry, parent, name))
+            self._try(partial(self._kernel.invalidate_entry, parent, name))
         for ino in inodes:
-            self._try(partial(pyfuse3.invalidate_inode, ino))
+            self._try(partial(self._kernel.invalidate_inode, ino))
 
     def _try(self, notify: Callable[[], None]) -> None:
         if self._ended:

@@ -1,32 +1,24 @@
-"""The mount in the kernel: made through pyfuse3, tuned, served, ended.
+"""The mount in the kernel, whichever binding serves it: tuned, told what to forget, ended.
 
-One per process (pyfuse3 keeps it in globals). Nothing here may look at the mountpoint: see ``mountpoints``.
+``bindings`` chooses the kind. Nothing here may look at the mountpoint: see ``mountpoints``.
 """
 
 import contextlib
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Final
 
-import pyfuse3
-import structlog
 import trio
 
-from cloudverge_mount import shim
-from cloudverge_mount.binding import Binding
-from cloudverge_mount.fusehook import FuseHook
-from cloudverge_mount.importslots import Unsupported
 from cloudverge_mount.mountpoints import mounted_at, unmount_command
 from cloudverge_mount.options import MountOptions
 from cloudverge_protocol.errors import Code, Refused
 
-WORKERS_MIN: Final = 4  # idle ones that are kept
-WORKERS_MAX: Final = 99
 READ_AHEAD_KB: Final = 1024  # the kernel's default of 128 makes eight times as many requests
 BACKGROUND_MAX: Final = 64  # asynchronous reads under way; the kernel's default is 12
+PATIENCE_S: Final = 29.0  # of one request; I8 allows 30 s
 UNMOUNT_WAIT_S: Final = 10.0
 DETACHED_WAIT_S: Final = 0.5  # for whoever still has files open after a lazy unmount
-
-_log = structlog.get_logger()
 
 
 def fuse_options(options: MountOptions, space_name: str, uid: int) -> set[str]:
@@ -42,44 +34,51 @@ def fuse_options(options: MountOptions, space_name: str, uid: int) -> set[str]:
     return chosen
 
 
-class KernelMount:
+class KernelMount(ABC):
     """``attach``, then ``serve`` until it is unmounted, then ``detach``."""
 
-    def __init__(self, binding: Binding, workers: shim.Workers, mountpoint: Path, options: set[str]) -> None:
-        self._binding = binding
-        self._workers = workers
+    def __init__(self, mountpoint: Path, options: set[str]) -> None:
         self._mountpoint = mountpoint
         self._options = options
-        self._hook = FuseHook()
         self._device = ""
+        self.missing: tuple[str, ...] = ()  # what this kernel cannot do, and is done without
         self.ended = False
 
     def attach(self) -> None:
-        """Mount; requests wait in the kernel until ``serve`` runs."""
-        try:
-            self._hook.install()
-        except Unsupported as reason:
-            _log.info("the kernel is asked for less than it could do", reason=str(reason))
-        try:
-            pyfuse3.init(self._binding, str(self._mountpoint), self._options)
-        except RuntimeError as error:
-            raise Refused(Code.NOT_PERMITTED, f"{self._mountpoint} cannot be mounted: {error}") from None
+        """Mount; requests wait in the kernel until ``serve`` runs. Raises Refused."""
+        self._attach()
         there = mounted_at(self._mountpoint)
         if there is not None:
             self._device = there.device
             _tune(there.device)
 
+    @abstractmethod
+    def _attach(self) -> None:
+        """Mount. Raises Refused."""
+
+    @abstractmethod
     async def serve(self) -> None:
         """Answer the kernel until the mount ends."""
-        shim.install(self._workers)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._workers.watch_deadlines)
-                await pyfuse3.main(min_tasks=WORKERS_MIN, max_tasks=WORKERS_MAX)
-                nursery.cancel_scope.cancel()
-        finally:
-            self.ended = True
-            shim.uninstall(self._workers)
+
+    @abstractmethod
+    def bar(self) -> None:
+        """The right to the files is lost: every request fails from now on, those under way too."""
+
+    @abstractmethod
+    def invalidate_inode(self, ino: int) -> None:
+        """Let the kernel forget attributes and pages of a file; may block. Raises OSError."""
+
+    @abstractmethod
+    def invalidate_entry(self, parent: int, name: bytes) -> None:
+        """Let the kernel forget a name; may block. Raises OSError."""
+
+    @abstractmethod
+    def _terminate(self) -> None:
+        """Let ``serve`` return."""
+
+    @abstractmethod
+    def _detach(self, *, unmount: bool) -> None:
+        """Close the kernel's side."""
 
     async def unmount(self) -> None:
         """Unmount from within: politely, or lazily when it is busy. ``serve`` returns then."""
@@ -90,21 +89,21 @@ class KernelMount:
                 if ended.returncode == 0:
                     break
         with trio.move_on_after(UNMOUNT_WAIT_S if self._is_in_table() else DETACHED_WAIT_S):
-            while not self.ended:  # noqa: ASYNC110  the kernel tells pyfuse3, not us
+            while not self.ended:  # noqa: ASYNC110  the kernel tells the binding, not us
                 await trio.sleep(0.02)
         if not self.ended:
-            pyfuse3.terminate()
+            self._terminate()
 
     def end_if_unmounted(self) -> None:
         """Stop serving what is no longer in our mount table, whoever else still holds it. Raises Refused(BUSY)."""
         if self._is_in_table():
             raise Refused(Code.BUSY, f"{self._mountpoint} is still mounted")
         if not self.ended:
-            pyfuse3.terminate()
+            self._terminate()
 
     def detach(self) -> None:
         """Let go of the kernel's side, whatever state it is in; never of another mount that has taken our place."""
-        pyfuse3.close(unmount=self._is_in_table())
+        self._detach(unmount=self._is_in_table())
 
     def _is_in_table(self) -> bool:
         there = mounted_at(self._mountpoint)

@@ -34,7 +34,7 @@ OWN_WORDS: Final = frozenset(("preserve_owner", "nonempty"))
 OWN_VALUES: Final = frozenset(
     (
         *("uid", "gid", "cluster", "cache-dir", "space", "grant"),
-        *("server", "metaserver", "ca", "login", "token-file"),
+        *("server", "metaserver", "ca", "login", "token-file", "fuse"),
     )
 )
 

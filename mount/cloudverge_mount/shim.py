@@ -37,7 +37,7 @@ from trio.lowlevel import Task
 from cloudverge_mount.readiness import Readiness
 
 QUANTUM_S: Final = 0.001
-PATIENCE_S: Final = 29.0  # of one request; I8 allows 30 s
+WATCH_S: Final = 1.0
 LONG_PATIENCE_S: Final = 600.0  # of requests with a progress rule of their own
 
 SessionLoop = Callable[..., Awaitable[None]]
@@ -69,7 +69,7 @@ class _FreeLock:
 class Workers(trio.abc.Instrument):
     """The workers of one pyfuse3 session: who may read, who is busy since when, who waits."""
 
-    def __init__(self, patience_s: float = PATIENCE_S, long_patience_s: float = LONG_PATIENCE_S) -> None:
+    def __init__(self, patience_s: float, long_patience_s: float = LONG_PATIENCE_S) -> None:
         self._patience_s = patience_s
         self._long_patience_s = long_patience_s
         self._holder: Task | None = None
@@ -190,10 +190,10 @@ class Workers(trio.abc.Instrument):
             if self._holder is task:
                 self._release()
 
-    async def watch_deadlines(self, period_s: float = 1.0) -> None:
+    async def watch_deadlines(self) -> None:
         """Cancel requests that take too long; runs for ever."""
         while True:
-            await trio.sleep(period_s)
+            await trio.sleep(min(WATCH_S, self._patience_s / 10))
             self._expire(monotonic())
 
     def give_up_all(self) -> None:

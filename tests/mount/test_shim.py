@@ -165,7 +165,7 @@ async def test_a_request_that_vanished_before_it_was_read_ends_nothing(run):
 
 
 async def test_closing_lets_all_idle_workers_go():
-    workers = shim.Workers()
+    workers = shim.Workers(29.0)
     release = trio.Event()
     trio.lowlevel.add_instrument(workers)
 

@@ -23,14 +23,15 @@ PATIENCE_S = 1.0
 class MemoryMount:
     """A served MemoryFiles; ``fail`` makes operations raise or hang."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.kind = kind
         self.path = folder / "mnt"
         self.path.mkdir()
         self._faults = folder / "faults"
         self.log = folder / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, SERVE, self.path, self._faults, str(PATIENCE_S)],
+                [sys.executable, SERVE, self.path, self._faults, str(PATIENCE_S), kind],
                 stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
         assert self.process.stdout.readline() == "ready\n", self.log.read_text()
@@ -46,11 +47,11 @@ class MemoryMount:
         return json.loads(said)
 
 
-@pytest.fixture
-def mount(tmp_path):
+@pytest.fixture(params=["pyfuse3", "direct"])
+def mount(tmp_path, request):
     if not Path("/dev/fuse").exists():
         pytest.skip("no /dev/fuse")
-    mount = MemoryMount(tmp_path)
+    mount = MemoryMount(tmp_path, request.param)
     yield mount
     if mount.process.poll() is None:
         mount.fail()

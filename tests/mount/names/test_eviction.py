@@ -161,14 +161,6 @@ async def test_what_cannot_be_kept_at_all_stops_nothing(mounts, tmp_path):
 # --- eviction ---------------------------------------------------------------------------------------------
 
 
-class PlayedBinding:
-    def __init__(self, done):
-        self.done = done
-
-    def bar(self):
-        self.done.append("barred")
-
-
 async def test_first_nothing_is_answered_last_the_folder_is_emptied(mounts, root, nursery, tmp_path):
     done = []
     vfs, eviction = await mounts.start(), Eviction()
@@ -200,7 +192,7 @@ async def test_first_nothing_is_answered_last_the_folder_is_emptied(mounts, root
     nursery.start_soon(live)
     await trio.testing.wait_all_tasks_blocked()
     eviction.lost(LOST)
-    await eviction.run(cache, PlayedBinding(done), vfs, content, drop)
+    await eviction.run(cache, lambda: done.append("barred"), vfs, content, drop)
     assert done == ["barred", "kernel told", "work ended", "bytes closed"]
     ((inodes, names),) = dropped
     assert set(inodes) >= {1, opened.ino}
@@ -225,7 +217,7 @@ async def test_who_waits_for_background_work_is_told_that_the_right_has_gone(mou
     nursery.start_soon(wait)
     await trio.testing.wait_all_tasks_blocked()
     eviction.lost(LOST)
-    await eviction.run(mounts.folder, PlayedBinding([]), vfs, Unstored(), lambda *_: None)
+    await eviction.run(mounts.folder, lambda: None, vfs, Unstored(), lambda *_: None)
     with pytest.raises(Denied, match="no such grant"):
         await eviction.unless_lost(trio.sleep_forever)
     mounts.vfs = None
@@ -270,7 +262,7 @@ class Blocked:
 
 
 async def test_a_barred_binding_answers_eacces_to_requests_before_and_after(nursery):
-    files, workers = Blocked(), Workers()
+    files, workers = Blocked(), Workers(29.0)
     binding = Binding(files, workers)
     found = []
 

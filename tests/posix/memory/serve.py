@@ -1,4 +1,4 @@
-"""Serve a MemoryFiles at a mountpoint: ``serve.py MOUNTPOINT FAULTS``, until it is unmounted.
+"""Serve a MemoryFiles at a mountpoint: ``serve.py MOUNTPOINT FAULTS PATIENCE_S BINDING``, until it is unmounted.
 
 FAULTS is a file whose words say what should go wrong: ``raise:OPERATION``, ``hang:OPERATION``. It need not exist.
 ``ready`` goes to stdout, and at the end a JSON object: the CPU time, the longest time another task had to wait for
@@ -14,13 +14,11 @@ import sys
 import time
 from pathlib import Path
 
-import pyfuse3
 import trio
 from memoryfiles import MemoryFiles
 
-from cloudverge_mount import logs, shim
-from cloudverge_mount.binding import Binding
-from cloudverge_mount.fusehook import FuseHook
+from cloudverge_mount import logs
+from cloudverge_mount.bindings import make_mount
 
 
 class Faulty:
@@ -47,27 +45,20 @@ class Faulty:
         return await function(*arguments)
 
 
-async def serve(mountpoint: str, faults: Path, patience_s: float) -> None:
-    files = MemoryFiles(os.getuid(), os.getgid())
-    workers = shim.Workers(patience_s)
-    faulty = Faulty(files, faults)
-    binding = Binding(faulty, workers)
-    hook = FuseHook()
-    hook.install()
+async def serve(mountpoint: Path, faults: Path, patience_s: float, kind: str) -> None:
+    faulty = Faulty(MemoryFiles(os.getuid(), os.getgid()), faults)
     options = {"default_permissions", "fsname=memory"}
     if os.getuid() == 0:
         options |= {"suid", "dev", "allow_other"}
-    pyfuse3.init(binding, mountpoint, options)
+    kernel = make_mount(kind, faulty, mountpoint, options, patience_s)
+    kernel.attach()
     print("ready", flush=True)
     started = time.process_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(workers.watch_deadlines, 0.1)
         nursery.start_soon(beat)
-        shim.install(workers)
-        await pyfuse3.main(min_tasks=2, max_tasks=99)
-        shim.uninstall(workers)
+        await kernel.serve()
         nursery.cancel_scope.cancel()
-    pyfuse3.close(unmount=False)
+    kernel.detach()
     said = {
         "cpu_s": time.process_time() - started,
         "longest_pause_s": max(PAUSES, default=0.0),
@@ -89,4 +80,4 @@ async def beat() -> None:
 
 if __name__ == "__main__":
     logs.set_up()
-    trio.run(serve, sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 29.0)
+    trio.run(serve, Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4])

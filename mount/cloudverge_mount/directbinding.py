@@ -1,0 +1,332 @@
+"""The direct binding: from the kernel's requests to the file system and back. Translation, and nothing else.
+
+The counterpart of ``binding``, which does the same over pyfuse3; what both show of a file is the same. Each handler
+takes a request and its body and returns the bytes of the answer. What it raises becomes an errno in ``refuse``, the one
+place for that; what is not a ``CloudVergeError`` is a bug: it is logged and becomes EIO, and the mount lives on.
+
+The node id is the inode number.
+"""
+
+import errno
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import structlog
+
+from cloudverge_mount.barred import BARRED
+from cloudverge_mount.errnos import errno_of
+from cloudverge_mount.filesystem import Caller, FileSystem, SetattrRequest
+from cloudverge_mount.fuse import abi, bodies, replies
+from cloudverge_mount.fuse.abi import Opcode, SetattrValid
+from cloudverge_mount.fuse.dirents import Dirents
+from cloudverge_mount.fuse.requestloop import Handler
+from cloudverge_mount.fuse.requests import Request
+from cloudverge_mount.kernelspans import EXCLUSIVE_CACHE_S, absence_s, attributes_s
+from cloudverge_protocol.errors import CloudVergeError, Code
+from cloudverge_protocol.ids import NAME_MAX
+from cloudverge_protocol.inodes import Inode
+
+LONGER_S: Final = {int(Opcode.FSYNC): 600.0, int(Opcode.FSYNCDIR): 600.0, int(Opcode.SETLKW): math.inf}
+INTERRUPTIBLE: Final = (int(Opcode.SETLKW),)
+PERMISSION_BITS: Final = 0o7777
+LISTING_START: Final = 64  # names asked for at first; then as many as the kernel's buffer took
+LISTING_MAX: Final = 2048
+_LISTED: Final = abi.FOPEN_KEEP_CACHE | abi.FOPEN_CACHE_DIR
+
+# Plain numbers, for tests of bits
+_MODE: Final = int(SetattrValid.MODE)
+_UID: Final = int(SetattrValid.UID)
+_GID: Final = int(SetattrValid.GID)
+_SIZE: Final = int(SetattrValid.SIZE)
+_ATIME: Final = int(SetattrValid.ATIME)
+_MTIME: Final = int(SetattrValid.MTIME)
+_ATIME_NOW: Final = int(SetattrValid.ATIME_NOW)
+_MTIME_NOW: Final = int(SetattrValid.MTIME_NOW)
+
+_log = structlog.get_logger()
+
+
+def changes_of(body: bodies.Setattr, now_ns: int) -> SetattrRequest:
+    """What a SETATTR asks for. Pure."""
+    valid = body.valid
+    return SetattrRequest(
+        body.mode & PERMISSION_BITS if valid & _MODE else None,
+        body.uid if valid & _UID else None,
+        body.gid if valid & _GID else None,
+        body.size if valid & _SIZE else None,
+        (now_ns if valid & _ATIME_NOW else body.atime_ns) if valid & _ATIME else None,
+        (now_ns if valid & _MTIME_NOW else body.mtime_ns) if valid & _MTIME else None,
+    )
+
+
+def _caller(request: Request, umask: int = 0) -> Caller:
+    return Caller(request.uid, request.gid, request.pid, umask)
+
+
+class DirectBinding:
+    """``handlers`` by opcode, over a ``FileSystem``."""
+
+    def __init__(self, files: FileSystem, cache_s: float = EXCLUSIVE_CACHE_S) -> None:
+        self._files: FileSystem = files
+        self._cache_s = cache_s
+        self._listing_budget = LISTING_START
+        self._is_barred = False
+        table: dict[Opcode, Handler] = {
+            Opcode.LOOKUP: self._lookup,
+            Opcode.FORGET: self._forget,
+            Opcode.BATCH_FORGET: self._batch_forget,
+            Opcode.GETATTR: self._getattr,
+            Opcode.STATX: self._statx,
+            Opcode.SETATTR: self._setattr,
+            Opcode.READLINK: self._readlink,
+            Opcode.SYMLINK: self._symlink,
+            Opcode.MKNOD: self._mknod,
+            Opcode.MKDIR: self._mkdir,
+            Opcode.UNLINK: self._unlink,
+            Opcode.RMDIR: self._rmdir,
+            Opcode.RENAME: self._rename,
+            Opcode.RENAME2: self._rename,
+            Opcode.LINK: self._link,
+            Opcode.OPEN: self._open,
+            Opcode.CREATE: self._create,
+            Opcode.READ: self._read,
+            Opcode.WRITE: self._write,
+            Opcode.FLUSH: self._flush,
+            Opcode.RELEASE: self._release,
+            Opcode.FSYNC: self._fsync,
+            Opcode.OPENDIR: self._opendir,
+            Opcode.READDIR: self._readdir,
+            Opcode.READDIRPLUS: self._readdirplus,
+            Opcode.RELEASEDIR: self._releasedir,
+            Opcode.FSYNCDIR: self._fsyncdir,
+            Opcode.STATFS: self._statfs,
+            Opcode.GETXATTR: self._getxattr,
+            Opcode.SETXATTR: self._setxattr,
+            Opcode.LISTXATTR: self._listxattr,
+            Opcode.REMOVEXATTR: self._removexattr,
+            Opcode.ACCESS: self._access,
+            Opcode.IOCTL: self._ioctl,
+            Opcode.DESTROY: self._destroy,
+        }
+        self.handlers = {int(opcode): handler for opcode, handler in table.items()}
+
+    def bar(self) -> None:
+        """The right to the files is lost: every request fails from now on."""
+        self._files = BARRED
+        self._is_barred = True
+
+    def refuse(self, request: Request, error: Exception) -> int:
+        """The errno of what a handler raised."""
+        if self._is_barred:
+            return errno.EACCES  # whatever it met when the ground went from under it
+        if isinstance(error, CloudVergeError):
+            return errno_of(error)
+        _log.error("a request failed unexpectedly", operation=_name_of(request.opcode), exc_info=error)
+        return errno.EIO
+
+    def _entry(self, request: Request, inode: Inode) -> bytes:
+        cache_s = self._cache_s
+        return replies.entry(request.unique, inode, cache_s, attributes_s(inode.mode, cache_s))
+
+    def _attributes(self, request: Request, inode: Inode) -> bytes:
+        return replies.attr(request.unique, inode, attributes_s(inode.mode, self._cache_s))
+
+    # --- names -------------------------------------------------------------------------------------------
+
+    async def _lookup(self, request: Request, body: bodies.Lookup) -> bytes:
+        if len(body.name) > NAME_MAX:
+            return replies.error(request.unique, errno.ENAMETOOLONG)
+        try:
+            return self._entry(request, await self._files.lookup(request.node, body.name))
+        except CloudVergeError as error:
+            if error.code != Code.NOT_FOUND:
+                raise
+            return replies.absent(request.unique, absence_s(request.node, self._cache_s))
+
+    async def _forget(self, request: Request, body: bodies.Forget) -> None:
+        await self._let_go(request, ((request.node, body.nlookup),))
+
+    async def _batch_forget(self, request: Request, body: bodies.BatchForget) -> None:
+        await self._let_go(request, body.pairs)
+
+    async def _let_go(self, request: Request, pairs: tuple[tuple[int, int], ...]) -> None:
+        """Nobody waits for an answer, and the kernel takes none."""
+        try:
+            await self._files.forget(pairs)
+        except Exception as error:
+            self.refuse(request, error)
+
+    async def _mknod(self, request: Request, body: bodies.Mknod) -> bytes:
+        caller = _caller(request, body.umask)
+        made = await self._files.mknod(request.node, body.name, body.mode, body.rdev, caller)
+        return self._entry(request, made)
+
+    async def _mkdir(self, request: Request, body: bodies.Mkdir) -> bytes:
+        caller = _caller(request, body.umask)
+        return self._entry(request, await self._files.mkdir(request.node, body.name, body.mode, caller))
+
+    async def _symlink(self, request: Request, body: bodies.Symlink) -> bytes:
+        caller = _caller(request)
+        return self._entry(request, await self._files.symlink(request.node, body.name, body.target, caller))
+
+    async def _link(self, request: Request, body: bodies.Link) -> bytes:
+        return self._entry(request, await self._files.link(body.ino, request.node, body.new_name))
+
+    async def _unlink(self, request: Request, body: bodies.Unlink) -> bytes:
+        await self._files.unlink(request.node, body.name)
+        return replies.ok(request.unique)
+
+    async def _rmdir(self, request: Request, body: bodies.Rmdir) -> bytes:
+        await self._files.rmdir(request.node, body.name)
+        return replies.ok(request.unique)
+
+    async def _rename(self, request: Request, body: bodies.Rename) -> bytes:
+        await self._files.rename(request.node, body.name, body.new_parent, body.new_name, body.flags)
+        return replies.ok(request.unique)
+
+    # --- attributes --------------------------------------------------------------------------------------
+
+    async def _getattr(self, request: Request, body: bodies.Getattr) -> bytes:
+        return self._attributes(request, await self._files.getattr(request.node))
+
+    async def _statx(self, request: Request, body: bodies.Statx) -> bytes:
+        inode = await self._files.getattr(request.node)
+        return replies.statx(request.unique, inode, attributes_s(inode.mode, self._cache_s))
+
+    async def _setattr(self, request: Request, body: bodies.Setattr) -> bytes:
+        changes = changes_of(body, time.time_ns())
+        return self._attributes(request, await self._files.setattr(request.node, changes, _caller(request)))
+
+    async def _readlink(self, request: Request, body: bodies.Readlink) -> bytes:
+        return replies.data(request.unique, await self._files.readlink(request.node))
+
+    async def _access(self, request: Request, body: bodies.Access) -> bytes:
+        if await self._files.access(request.node, body.mask, _caller(request)):
+            return replies.ok(request.unique)
+        return replies.error(request.unique, errno.EACCES)
+
+    async def _statfs(self, request: Request, body: bodies.Statfs) -> bytes:
+        room = await self._files.statfs()
+        return replies.statfs(
+            request.unique,
+            blocks=room.blocks,
+            free=room.blocks_free,
+            available=room.blocks_free,
+            files=room.inodes,
+            files_free=room.inodes_free,
+            block_bytes=room.block_bytes,
+            name_max=NAME_MAX,
+        )
+
+    async def _getxattr(self, request: Request, body: bodies.Getxattr) -> bytes:
+        return _sized(request, await self._files.getxattr(request.node, body.name), body.size)
+
+    async def _setxattr(self, request: Request, body: bodies.Setxattr) -> bytes:
+        await self._files.setxattr(request.node, body.name, body.value, body.flags)
+        return replies.ok(request.unique)
+
+    async def _listxattr(self, request: Request, body: bodies.Listxattr) -> bytes:
+        names = await self._files.listxattr(request.node)
+        return _sized(request, b"".join(name + b"\0" for name in names), body.size)
+
+    async def _removexattr(self, request: Request, body: bodies.Removexattr) -> bytes:
+        await self._files.removexattr(request.node, body.name)
+        return replies.ok(request.unique)
+
+    # --- files -------------------------------------------------------------------------------------------
+
+    async def _create(self, request: Request, body: bodies.Create) -> bytes:
+        caller = _caller(request, body.umask)
+        fh, inode = await self._files.create(request.node, body.name, body.mode, body.flags, caller)
+        cache_s = self._cache_s
+        return replies.created(
+            request.unique, inode, cache_s, attributes_s(inode.mode, cache_s), fh, abi.FOPEN_KEEP_CACHE
+        )
+
+    async def _open(self, request: Request, body: bodies.Open) -> bytes:
+        opened = await self._files.open(request.node, body.flags, _caller(request))
+        flags = abi.FOPEN_KEEP_CACHE if opened.keep_cache else 0
+        if opened.direct_io:
+            flags |= abi.FOPEN_DIRECT_IO
+        if body.flags & os.O_ACCMODE == os.O_RDONLY:
+            flags |= abi.FOPEN_NOFLUSH  # nothing of it can be left to be kept
+        return replies.opened(request.unique, opened.fh, flags)
+
+    async def _read(self, request: Request, body: bodies.Read) -> Iterable[bytes | memoryview]:
+        data = await self._files.read(body.fh, body.offset, body.size)
+        return replies.header(request.unique, len(data)), data
+
+    async def _write(self, request: Request, body: bodies.Write) -> bytes:
+        return replies.written(request.unique, await self._files.write(body.fh, body.offset, body.data))
+
+    async def _flush(self, request: Request, body: bodies.Flush) -> bytes:
+        await self._files.flush(body.fh)
+        return replies.ok(request.unique)
+
+    async def _release(self, request: Request, body: bodies.Release) -> bytes:
+        await self._files.release(body.fh)
+        return replies.ok(request.unique)
+
+    async def _fsync(self, request: Request, body: bodies.Fsync) -> bytes:
+        await self._files.fsync(body.fh, body.datasync)
+        return replies.ok(request.unique)
+
+    async def _ioctl(self, request: Request, body: bodies.Ioctl) -> bytes:
+        return replies.error(request.unique, errno.ENOTTY)
+
+    async def _destroy(self, request: Request, body: bodies.Destroy) -> bytes:
+        return replies.ok(request.unique)
+
+    # --- folders -----------------------------------------------------------------------------------------
+
+    async def _opendir(self, request: Request, body: bodies.Opendir) -> bytes:
+        return replies.opened(request.unique, await self._files.opendir(request.node), _LISTED)
+
+    async def _readdir(self, request: Request, body: bodies.Readdir) -> bytes:
+        dirents = Dirents(body.size)
+        await self._list(body, dirents.add)
+        return dirents.reply(request.unique)
+
+    async def _readdirplus(self, request: Request, body: bodies.Readdir) -> bytes:
+        dirents, cache_s = Dirents(body.size), self._cache_s
+
+        def add(name: bytes, inode: Inode, cookie: int) -> bool:
+            return dirents.add_plus(name, inode, cookie, cache_s, attributes_s(inode.mode, cache_s))
+
+        await self._list(body, add)
+        return dirents.reply(request.unique)
+
+    async def _list(self, body: bodies.Readdir, add: Callable[[bytes, Inode, int], bool]) -> None:
+        asked, given, after = self._listing_budget, 0, body.offset
+        while listed := await self._files.readdir(body.fh, after, asked):
+            for name, inode, cookie in listed:
+                if not add(name, inode, cookie):
+                    self._listing_budget = min(LISTING_MAX, max(LISTING_START, given + 8))
+                    return
+                after = cookie
+                given += 1
+            asked = LISTING_START
+
+    async def _releasedir(self, request: Request, body: bodies.Release) -> bytes:
+        await self._files.releasedir(body.fh)
+        return replies.ok(request.unique)
+
+    async def _fsyncdir(self, request: Request, body: bodies.Fsync) -> bytes:
+        await self._files.fsyncdir(body.fh)
+        return replies.ok(request.unique)
+
+
+def _sized(request: Request, value: bytes, size: int) -> bytes:
+    """What a caller gets who has ``size`` bytes of room; with none he asks how much he needs."""
+    if not size:
+        return replies.xattr_size(request.unique, len(value))
+    if len(value) > size:
+        return replies.error(request.unique, errno.ERANGE)
+    return replies.data(request.unique, value)
+
+
+def _name_of(opcode: int) -> str:
+    return Opcode(opcode).name.lower() if opcode in Opcode._value2member_map_ else str(opcode)

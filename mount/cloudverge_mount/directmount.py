@@ -1,0 +1,121 @@
+"""A mount that speaks the kernel's protocol by itself: no libfuse, no compiler.
+
+INIT is answered when it is mounted, before anybody can ask for anything: the kernel sends nothing else until then.
+"""
+
+import errno
+import os
+import select
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from cloudverge_mount.directbinding import INTERRUPTIBLE, LONGER_S, DirectBinding
+from cloudverge_mount.filesystem import FileSystem
+from cloudverge_mount.fuse import device, notices
+from cloudverge_mount.fuse.abi import READ_BUFFER_MIN, Init, Opcode
+from cloudverge_mount.fuse.bodies import Init as Offer
+from cloudverge_mount.fuse.device import Cannot, Device
+from cloudverge_mount.fuse.handshake import WANTED, Handshake, Unsupported, negotiate
+from cloudverge_mount.fuse.requestloop import RequestLoop
+from cloudverge_mount.fuse.requests import BadRequest, Decoder
+from cloudverge_mount.kernelmount import BACKGROUND_MAX, KernelMount
+from cloudverge_mount.mountpoints import unmount
+from cloudverge_protocol.errors import CloudVergeError, Code, Refused
+
+INIT_WAIT_S: Final = 10.0
+_log = structlog.get_logger()
+
+
+class DirectMount(KernelMount):
+    """See ``KernelMount``."""
+
+    def __init__(self, files: FileSystem, mountpoint: Path, options: set[str], patience_s: float) -> None:
+        super().__init__(mountpoint, options)
+        self._patience_s = patience_s
+        self._binding = DirectBinding(files)
+        self._opened: Device | None = None
+        self._loop: RequestLoop | None = None
+
+    def _attach(self) -> None:
+        try:
+            self._opened = opened = device.mount(self._mountpoint, self._options)
+            agreed = _shake_hands(opened.fd)
+        except (Cannot, Unsupported, BadRequest) as error:
+            self._detach(unmount=self._opened is not None)
+            raise Refused(Code.NOT_PERMITTED, f"{self._mountpoint} cannot be mounted: {error}") from None
+        self.missing = agreed.missing
+        self._loop = RequestLoop(
+            opened.fd,
+            Decoder(setxattr_ext=agreed.setxattr_ext),
+            agreed.buffer_bytes,
+            self._binding.handlers,
+            self._binding.refuse,
+            patience_s=self._patience_s,
+            longer_s=LONGER_S,
+            interruptible=INTERRUPTIBLE,
+        )
+
+    async def serve(self) -> None:
+        """See ``KernelMount``."""
+        assert self._loop is not None
+        try:
+            await self._loop.run()
+        finally:
+            self.ended = True
+
+    def bar(self) -> None:
+        """See ``KernelMount``."""
+        self._binding.bar()
+        if self._loop is not None:
+            self._loop.give_up_all(errno.EACCES)
+
+    def invalidate_inode(self, ino: int) -> None:
+        """See ``KernelMount``."""
+        self._notify(notices.inval_inode(ino))
+
+    def invalidate_entry(self, parent: int, name: bytes) -> None:
+        """See ``KernelMount``."""
+        self._notify(notices.inval_entry(parent, name))
+
+    def _notify(self, notice: bytes) -> None:
+        assert self._opened is not None
+        os.write(self._opened.fd, notice)
+
+    def _terminate(self) -> None:
+        if self._loop is not None:
+            self._loop.end()
+
+    def _detach(self, *, unmount: bool) -> None:
+        if unmount:
+            self._unmount()
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def _unmount(self) -> None:
+        try:
+            unmount(self._mountpoint, lazy=True)
+        except CloudVergeError as error:
+            _log.warning("it could not be unmounted", reason=error.message)
+
+
+def _shake_hands(fd: int) -> Handshake:
+    """Answer INIT; what is agreed on. Raises Cannot, Unsupported and BadRequest."""
+    decoder, buffer = Decoder(), bytearray(READ_BUFFER_MIN)
+    while True:
+        if not select.select((fd,), (), (), INIT_WAIT_S)[0]:
+            raise Cannot("the kernel does not begin to talk")
+        request = decoder.decode(buffer, os.readv(fd, [buffer]))
+        if request.opcode != Opcode.INIT or not isinstance(request.body, Offer):
+            raise Cannot("the kernel does not begin with INIT")
+        agreed = negotiate(
+            request.body,
+            WANTED & ~(Init.POSIX_LOCKS | Init.FLOCK_LOCKS) | Init.ATOMIC_O_TRUNC,
+            max_background=BACKGROUND_MAX,
+            congestion_threshold=BACKGROUND_MAX * 3 // 4,
+        )
+        os.write(fd, agreed.reply(request.unique))
+        if not agreed.again:
+            return agreed

@@ -1,0 +1,390 @@
+"""The loop of requests: reads one, has it answered, writes the answer, and starts over.
+
+A request costs no turn of the trio loop. Its handler is a coroutine, and this loop takes its first step by itself:
+most handlers have their answer then. One that suspends hands out what it wants of trio (its *trap*); the worker passes
+that on, as ``await`` would have done, and goes on waiting as that request, while another worker takes over reading.
+Handlers notice nothing, since all of them runs in one and the same task. So there is always one reader, nobody is woken
+while all is quick, and a request that waits blocks no other.
+
+Every ``QUANTUM_S`` the loop gets a real checkpoint, at once if another task is due and no request waits; while nothing
+else is due the reader lingers for the next request (see ``readiness``).
+
+A request that waits may be given up: when it has taken too long (I8), when its caller is being killed, or when all
+are. The kernel tells of a signal once (INTERRUPT), whatever it is; but programs do not expect EINTR from files, so
+what we look for is a caller who is about to die, and of whom a signal was told we look again and again. Only who waits
+for a lock is interrupted by any signal, as fcntl(2) has it.
+
+Each worker runs in a cancel scope, which must be older than the handlers in it; so one that was given up begins afresh.
+"""
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from time import monotonic
+from typing import Any, Final
+
+import structlog
+import trio
+from trio.lowlevel import Task
+
+from cloudverge_mount.fuse import replies
+from cloudverge_mount.fuse.abi import Opcode
+from cloudverge_mount.fuse.requests import BadRequest, Decoder, Request
+from cloudverge_mount.readiness import Readiness
+
+QUANTUM_S: Final = 0.001
+WATCH_S: Final = 1.0
+DOUBT_S: Final = 0.2  # how often we look whether a caller who got a signal is dying
+WORKERS_MAX: Final = 5000  # each of them waits; the kernel's callers are as many
+IDLE_MAX: Final = 4
+PROC: Final = "/proc"
+KILLED: Final = 1 << 8  # the bit of SIGKILL in /proc/PID/status
+
+Reply = bytes | Iterable[bytes | memoryview] | None
+Handler = Callable[[Request, Any], Coroutine[Any, Any, Reply]]  # of a request and its body
+_INTERRUPT: Final = int(Opcode.INTERRUPT)
+_log = structlog.get_logger()
+
+
+class _Worker:
+    __slots__ = ("request", "scope", "since", "verdict")
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.request: Request | None = None  # that it waits for
+        self.since = 0.0
+        self.verdict = 0  # errno of a request that was given up
+
+
+class _Rest:
+    """The rest of a coroutine whose first step has been taken: waits for what it waits for."""
+
+    __slots__ = ("_coroutine", "_trap")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Reply], trap: object) -> None:
+        self._coroutine = coroutine
+        self._trap = trap
+
+    def __await__(self) -> Generator[Any, Any, Reply]:
+        coroutine, trap = self._coroutine, self._trap
+        reply: Reply
+        while True:
+            try:
+                sent = yield trap
+            except BaseException as error:
+                try:
+                    trap = coroutine.throw(error)
+                except StopIteration as done:
+                    reply = done.value
+                    return reply
+            else:
+                try:
+                    trap = coroutine.send(sent)
+                except StopIteration as done:
+                    reply = done.value
+                    return reply
+
+
+class RequestLoop(trio.abc.Instrument):
+    """Serves the device ``fd``, which must not block. ``handlers`` answer by opcode; others get ENOSYS.
+
+    ``refuse`` says which errno an exception of a handler is. A request may take ``patience_s``; those that may take
+    ``longer_s`` are named by opcode, as are those that end with any signal (``interruptible``).
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        decoder: Decoder,
+        buffer_bytes: int,
+        handlers: dict[int, Handler],
+        refuse: Callable[[Request, Exception], int],
+        *,
+        patience_s: float,
+        longer_s: dict[int, float] | None = None,
+        interruptible: Iterable[int] = (),
+    ) -> None:
+        self._fd = fd
+        self._decode = decoder.decode
+        self._buffer = memoryview(bytearray(buffer_bytes))
+        self._vector = [self._buffer]
+        self._handlers = handlers
+        self._refuse = refuse
+        self._patience_s = patience_s
+        self._longer_s = longer_s or {}
+        self._interruptible = frozenset(interruptible)
+        self._readiness = Readiness(fd)
+        self._reader: Task | None = None
+        self._idle: deque[Task] = deque()
+        self._workers = 0
+        self._busy: dict[int, _Worker] = {}  # by the number of their request
+        self._doubted: set[_Worker] = set()
+        self._doubt = trio.Event()
+        self._due: set[Task] = set()  # runnable tasks that wait for us
+        self._yield_at = 0.0
+        self._nursery: trio.Nursery | None = None
+        self.ended = False
+
+    async def run(self) -> None:
+        """Answer until the mount ends, or ``end`` is called."""
+        trio.lowlevel.add_instrument(self)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._watch)
+                self._start_worker()
+        finally:
+            self.ended = True
+            self._nursery = None
+            trio.lowlevel.remove_instrument(self)
+
+    def end(self) -> None:
+        """Answer no more: what is under way is cancelled."""
+        self.ended = True
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    def _start_worker(self) -> None:
+        assert self._nursery is not None
+        self._workers += 1
+        self._nursery.start_soon(self._work)
+
+    # --- instrument: who else is due ---------------------------------------------------------------------
+
+    def task_scheduled(self, task: Task) -> None:
+        """Instrument hook."""
+        self._due.add(task)
+
+    def before_task_step(self, task: Task) -> None:
+        """Instrument hook."""
+        self._due.discard(task)
+
+    # --- the life of a worker ----------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        task = trio.lowlevel.current_task()
+        if self._reader is None:
+            self._reader = task
+        try:
+            while not self.ended:
+                worker = _Worker()
+                with worker.scope:
+                    if not await self._serve(worker, task):
+                        return
+        finally:
+            self._workers -= 1
+            if self._reader is task:
+                self._reader = None
+                self._pass_on()
+
+    async def _serve(self, worker: _Worker, task: Task) -> bool:
+        """Read and answer; False when this worker is not needed any more, True when it must begin afresh."""
+        handlers = self._handlers
+        while self._reader is task or await self._become_reader():
+            request = self._next_now()
+            if request is None:
+                request = await self._next()
+                if request is None:
+                    break
+            handler = handlers.get(request.opcode)
+            if handler is None:
+                self._answer_by_itself(request)
+                continue
+            coroutine = handler(request, request.body)
+            try:
+                trap = coroutine.send(None)
+            except StopIteration as done:
+                self._reply(request, done.value)
+            except Exception as error:
+                self._fail(request, error)
+            else:
+                self._pass_on()
+                await self._wait(worker, request, coroutine, trap)
+                if worker.scope.cancel_called:
+                    return True
+        return False
+
+    async def _become_reader(self) -> bool:
+        """Wait for the turn to read; False if there are idle workers enough, or the mount has ended."""
+        task = trio.lowlevel.current_task()
+        if self._reader is None:
+            self._reader = task
+            return not self.ended
+        if self.ended or len(self._idle) >= IDLE_MAX:
+            return False
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._idle.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._idle.append(task)
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        return not self.ended
+
+    def _pass_on(self) -> None:
+        """The reader is busy or gone: let another one read."""
+        self._reader = None
+        if self._idle:
+            self._reader = self._idle.popleft()
+            trio.lowlevel.reschedule(self._reader)
+        elif self._nursery is not None and not self.ended and self._workers < WORKERS_MAX:
+            self._start_worker()
+
+    # --- reading -----------------------------------------------------------------------------------------
+
+    def _next_now(self) -> Request | None:
+        """The next request, if it comes within a moment and the others have had their turn lately."""
+        readiness = self._readiness
+        while monotonic() < self._yield_at:
+            if not (readiness.now() if self._due else readiness.soon()):
+                break
+            request = self._read()
+            if request is not None:
+                return request
+        return None
+
+    async def _next(self) -> Request | None:
+        """The next request, however long it takes; None when there will be none."""
+        await trio.lowlevel.checkpoint()
+        while not self.ended:
+            if self._readiness.now():
+                self._yield_at = monotonic() + QUANTUM_S
+                request = self._read()
+                if request is not None:
+                    return request
+            else:
+                await trio.lowlevel.wait_readable(self._fd)
+        return None
+
+    def _read(self) -> Request | None:
+        """One request, unless it has vanished meanwhile (its caller was killed), or was for us alone."""
+        try:
+            length = os.readv(self._fd, self._vector)
+            request = self._decode(self._buffer, length)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                self.ended = True
+                self._release_idle()
+            elif error.errno not in (errno.ENOENT, errno.EINTR):
+                raise
+            return None
+        except BadRequest as error:
+            _log.error("the kernel's request is not understood", reason=error.reason, opcode=error.opcode)
+            if error.unique is not None:
+                self._write(replies.error(error.unique, errno.EIO))
+            return None
+        if request.opcode == _INTERRUPT:
+            self._interrupt(request.body.unique)  # type: ignore[union-attr]
+            return None
+        return request
+
+    def _release_idle(self) -> None:
+        while self._idle:
+            trio.lowlevel.reschedule(self._idle.popleft())
+
+    # --- answering ---------------------------------------------------------------------------------------
+
+    async def _wait(
+        self, worker: _Worker, request: Request, coroutine: Coroutine[Any, Any, Reply], trap: object
+    ) -> None:
+        worker.request, worker.since = request, monotonic()
+        self._busy[request.unique] = worker
+        try:
+            self._reply(request, await _Rest(coroutine, trap))
+        except trio.Cancelled:
+            if not worker.verdict:
+                self._reply(request, replies.error(request.unique, errno.ENOTCONN))
+                raise  # the mount is ending
+            self._reply(request, replies.error(request.unique, worker.verdict))
+        except Exception as error:
+            if worker.verdict and worker.verdict != errno.EINTR:
+                self._reply(request, replies.error(request.unique, worker.verdict))
+            else:
+                self._fail(request, error)
+        finally:
+            del self._busy[request.unique]
+            self._doubted.discard(worker)
+            worker.request = None
+
+    def _answer_by_itself(self, request: Request) -> None:
+        if request.opcode not in (Opcode.FORGET, Opcode.BATCH_FORGET):
+            self._write(replies.error(request.unique, errno.ENOSYS))
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        self._reply(request, replies.error(request.unique, self._refuse(request, error)))
+
+    def _reply(self, request: Request, reply: Reply) -> None:
+        if reply is not None and not self._write(reply):
+            _log.error("the kernel takes no answer to this", opcode=request.opcode, node=request.node)
+            self._write(replies.error(request.unique, errno.EIO))
+
+    def _write(self, reply: bytes | Iterable[bytes | memoryview]) -> bool:
+        """False: the kernel finds the answer malformed. That nobody waits for it any more is no fault."""
+        try:
+            if type(reply) is bytes:
+                os.write(self._fd, reply)
+            else:
+                os.writev(self._fd, list(reply))  # type: ignore[arg-type]
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return True
+            return error.errno == errno.ENOENT
+        return True
+
+    # --- giving up ---------------------------------------------------------------------------------------
+
+    def _interrupt(self, unique: int) -> None:
+        worker = self._busy.get(unique)
+        if worker is None or worker.request is None:
+            return  # answered meanwhile
+        if worker.request.opcode in self._interruptible or _is_dying(worker.request.pid):
+            self._give_up(worker, errno.EINTR)
+        else:
+            self._doubted.add(worker)
+            self._doubt.set()
+
+    def give_up_all(self, verdict: int) -> None:
+        """Nothing that is under way may go on; it fails with this errno."""
+        for worker in self._busy.values():
+            self._give_up(worker, verdict)
+
+    def _give_up(self, worker: _Worker, verdict: int) -> None:
+        worker.verdict = worker.verdict or verdict
+        worker.scope.cancel()
+
+    async def _watch(self) -> None:
+        """Give up what takes too long, and what its caller will not live to see."""
+        while not self.ended:
+            with trio.move_on_after(min(WATCH_S, self._patience_s / 10)):
+                await self._doubt.wait()
+            if self._doubted:
+                await trio.sleep(DOUBT_S)
+            else:
+                self._doubt = trio.Event()
+            self._look(monotonic())
+
+    def _look(self, now: float) -> None:
+        for worker in tuple(self._doubted):
+            if worker.request is not None and _is_dying(worker.request.pid):
+                self._give_up(worker, errno.EINTR)
+        for worker in self._busy.values():
+            if worker.request is not None and not worker.verdict:
+                patience_s = self._longer_s.get(worker.request.opcode, self._patience_s)
+                if now - worker.since > patience_s:
+                    _log.error("a request took too long and was given up", opcode=worker.request.opcode)
+                    self._give_up(worker, errno.ETIMEDOUT)
+
+
+def _is_dying(pid: int) -> bool:
+    """Whether this thread has a fatal signal; the kernel has made SIGKILL of it then."""
+    try:
+        with open(f"{PROC}/{pid}/status") as file:
+            for line in file:
+                if line.startswith("SigPnd:"):
+                    return bool(int(line.split()[1], 16) & KILLED)
+    except OSError:
+        return pid != 0  # it is gone; 0: of a process in another namespace nothing can be known
+    return False
