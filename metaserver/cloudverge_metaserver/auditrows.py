@@ -21,6 +21,7 @@ from cloudverge_protocol.operations import (
     Create,
     Link,
     Operation,
+    PunchHole,
     Removexattr,
     Rename,
     Rmdir,
@@ -130,6 +131,9 @@ class Gathering:
     def _write(self, line: Line, op: Write | Truncate) -> None:
         self._together(line, "wrote", op.ino)["size"] = f"size {op.size}"
 
+    def _punch(self, line: Line, op: PunchHole) -> None:
+        self._together(line, "wrote", op.ino)["hole"] = "emptied a range"
+
     def _clone(self, line: Line, op: CloneRange) -> None:
         self._together(line, "wrote", op.dst)["clone"] = f"cloned from inode {op.src}"
 
@@ -176,6 +180,7 @@ _TELLERS: Final[dict[type, Callable[[Gathering, Line, Any], None]]] = {
     Rename: Gathering._rename,
     Write: Gathering._write,
     Truncate: Gathering._write,
+    PunchHole: Gathering._punch,
     CloneRange: Gathering._clone,
     Setattr: Gathering._setattr,
     Setxattr: Gathering._xattr,

@@ -31,6 +31,7 @@ from cloudverge_protocol.operations import (
     Create,
     Link,
     Operation,
+    PunchHole,
     Reap,
     Removexattr,
     Rename,
@@ -157,6 +158,9 @@ def _name(op: Operation, keys: Keys) -> None:
         case Truncate():
             keys.inodes.add(op.ino)
             keys.spans.add((op.ino, region_of(op.size), REGION_MAX))
+        case PunchHole():
+            keys.inodes.add(op.ino)
+            keys.spans.add(_span(op.ino, op.offset, op.offset + op.length))
         case Reap():
             keys.inodes.add(op.ino)
             keys.orphans.add(op.ino)

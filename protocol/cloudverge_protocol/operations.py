@@ -166,6 +166,19 @@ class CloneRange(Op, frozen=True, tag="clone_range"):
     now_ns: int
 
 
+class PunchHole(Op, frozen=True, tag="punch_hole"):
+    """Let ``length`` bytes read as zeroes and be mapped no more; the size stays. ``mode`` as in Write.
+
+    The range may reach beyond the size. It is the second half of fallocate(2): growing the size is Truncate.
+    """
+
+    ino: InodeId
+    offset: int
+    length: int
+    now_ns: int
+    mode: int | None = None
+
+
 class Reap(Op, frozen=True, tag="reap"):
     """The last opener of an orphan has let go: its inode, extents and attributes end."""
 
@@ -180,7 +193,7 @@ class ChunkDone(Op, frozen=True, tag="chunk_done"):
 
 Operation = (
     Create | Link | Unlink | Rmdir | Rename | Setattr | Setxattr | Removexattr
-    | Write | Truncate | CloneRange | Reap | ChunkDone
+    | Write | Truncate | CloneRange | Reap | ChunkDone | PunchHole
 )  # fmt: skip
 
 

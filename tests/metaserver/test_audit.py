@@ -13,6 +13,7 @@ from cloudverge_protocol.errors import CloudVergeError, Code
 from cloudverge_protocol.operations import (
     RENAME_EXCHANGE,
     Link,
+    PunchHole,
     Reap,
     Rename,
     Rmdir,
@@ -90,6 +91,7 @@ async def test_each_thing_that_is_done_has_its_word(told, mount):
         moved(mount, 1, b"x", folder.ino, b"z", file.ino),
         moved(mount, 1, b"y", folder.ino, b"z", other.ino, file.ino),
         Truncate(other.ino, 7, NOW_NS),
+        PunchHole(other.ino, 2, 3, NOW_NS),
         Unlink(folder.ino, b"x2", file.ino, False, NOW_NS),
         Unlink(folder.ino, b"z", other.ino, False, NOW_NS),
         Rmdir(1, b"f", folder.ino, False, NOW_NS),
@@ -98,7 +100,7 @@ async def test_each_thing_that_is_done_has_its_word(told, mount):
     assert lines[:3] == [("created", "f", "folder"), ("created", "x", ""), ("created", "y", "")]
     assert lines[3:] == [
         ("changed", "x", "owner 5:-"),
-        ("wrote", "y", "attribute user.tag, size 7"),
+        ("wrote", "y", "attribute user.tag, size 7, emptied a range"),
         ("linked", "f/x2", ""),
         ("renamed", "f/z", "from x"),
         ("renamed", "f/z", "from y"),

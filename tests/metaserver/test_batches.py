@@ -12,6 +12,7 @@ from cloudverge_protocol.operations import (
     CloneRange,
     Entry,
     Link,
+    PunchHole,
     Reap,
     Rename,
     Setxattr,
@@ -225,8 +226,10 @@ async def test_live_bytes_follow_overwrites_truncation_and_unlink(mount, world):
     await mount.do(file, mount.write(file.ino, grant, 1000), receipts=mount.receipts(grant, 3000))
     await mount.do(mount.write(file.ino, grant, 400, start=1000))
     assert await world.value("select live_bytes from meta.chunks") == 400
-    await mount.do(Truncate(file.ino, 100, NOW_NS))
-    assert await world.value("select live_bytes from meta.chunks") == 100
+    reply = await mount.do(PunchHole(file.ino, 50, 250, NOW_NS))
+    assert (await world.value("select live_bytes from meta.chunks"), reply.used_bytes) == (150, 150)
+    await mount.do(Truncate(file.ino, 320, NOW_NS))
+    assert await world.value("select live_bytes from meta.chunks") == 70
     reply = await mount.do(Unlink(1, b"f", file.ino, False, NOW_NS))
     assert (await world.value("select live_bytes from meta.chunks"), reply.used_bytes) == (0, 0)
     assert await world.value("select count(*) from meta.extents") == 0

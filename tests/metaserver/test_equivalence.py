@@ -23,6 +23,7 @@ from cloudverge_protocol.operations import (
     CloneRange,
     Create,
     Link,
+    PunchHole,
     Reap,
     Removexattr,
     Rename,
@@ -57,6 +58,7 @@ steps = st.one_of(
     st.tuples(st.just("removexattr"), which, names, times),
     st.tuples(st.just("write"), which, st.lists(st.tuples(sizes, st.integers(1, 900)), max_size=3), sizes, times),
     st.tuples(st.just("truncate"), which, sizes, times),
+    st.tuples(st.just("punch"), which, sizes, st.sampled_from([1, 800, 70_000, 2 * REGION_BYTES]), times),
     st.tuples(st.just("clone"), which, sizes, st.integers(1, 2000), which, sizes, times),
     st.tuples(st.just("reap"), which),
 )  # fmt: skip
@@ -106,6 +108,8 @@ class Maker:
                 return self.write(ino, rest[1], rest[2], rest[3])
             case "truncate":
                 return Truncate(ino, rest[1], rest[2])
+            case "punch":
+                return PunchHole(ino, rest[1], rest[2], rest[3])
             case "clone":
                 return CloneRange(ino, rest[1], rest[2], self.inos[rest[3]], rest[4], rest[5])
             case _:

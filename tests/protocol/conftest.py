@@ -129,6 +129,11 @@ class Player:
         size = max(0, (b % 3) * REGION_BYTES + c - d)
         return ops.Truncate(self._file(a), size, self._now_ns, 0o600 if e % 4 == 0 else None)
 
+    def punch_hole(self, a: int, b: int, c: int, d: int, e: int) -> Operation:
+        start = max(0, (b % 3) * REGION_BYTES + c - d)
+        length = (1 + d, REGION_BYTES, 3 * REGION_BYTES)[e % 3]
+        return ops.PunchHole(self._file(a), start, length, self._now_ns, 0o600 if e % 4 == 0 else None)
+
     def clone_range(self, a: int, b: int, c: int, d: int, e: int) -> Operation:
         src = self._file(a)
         size = max(1, getattr(self.ws.inode(src), "size", 1))
@@ -145,7 +150,7 @@ class Player:
 
     _kinds = (
         create, create, create, create, link, unlink, unlink, rmdir, rename, rename, rename,
-        setattr, setxattr, setxattr, removexattr, write, write, write, truncate, clone_range, clone_range,
+        setattr, setxattr, setxattr, removexattr, write, write, write, truncate, punch_hole, clone_range, clone_range,
         reap, chunk_done,
     )  # fmt: skip
 

@@ -91,6 +91,7 @@ def test_only_regular_files_have_content(ws, refuses) -> None:
     ):
         assert refuses(ws, write(ino, Extent(0, 1, 1, 0))) == code
         assert refuses(ws, ops.Truncate(ino, 0, 50)) == code
+        assert refuses(ws, ops.PunchHole(ino, 0, 1, 50)) == code
         assert refuses(ws, ops.CloneRange(ino, 0, 1, F, 0, 50)) == code
         assert refuses(ws, ops.CloneRange(F, 0, 1, ino, 0, 50)) == code
 
@@ -100,6 +101,32 @@ def test_a_truncated_files_old_bytes_never_come_back(ws) -> None:
     apply(ops.Truncate(F, 100, 51), ws)
     assert ws.file_extents(F) == (Extent(0, 30, 1, 0),)
     assert (ws.inode(F).size, ws.inode(F).mtime_ns, ws.inode(F).ctime_ns) == (100, 51, 51)
+
+
+def test_a_hole_takes_the_mapping_of_its_range_and_leaves_the_size(ws) -> None:
+    apply(write(F, Extent(REGION_BYTES - 10, 30, 2, 0)), ws)
+    size = ws.inode(F).size
+    apply(ops.PunchHole(F, 20, REGION_BYTES - 15, 50, 0o755), ws)
+    row = ws.inode(F)
+    assert (row.size, row.mtime_ns, row.ctime_ns, row.mode) == (size, 50, 50, stat.S_IFREG | 0o755)
+    assert ws.file_extents(F) == (Extent(0, 20, 1, 0), Extent(REGION_BYTES + 5, 15, 2, 15))
+    apply(ops.PunchHole(F, 0, FILE_BYTES_MAX, 51), ws)
+    assert (ws.content, ws.inode(F).size, ws.used_bytes) == ({}, size, 0)
+
+
+def test_a_hole_where_nothing_is_mapped_changes_the_times_only(ws) -> None:
+    apply(write(F, size=FILE_BYTES_MAX), ws)
+    extents = ws.file_extents(F)
+    apply(ops.PunchHole(F, 1000, FILE_BYTES_MAX - 1000, 50), ws)
+    assert ws.file_extents(F) is extents or ws.file_extents(F) == extents
+    assert (ws.inode(F).size, ws.inode(F).mtime_ns) == (FILE_BYTES_MAX, 50)
+
+
+def test_a_hole_of_nothing_or_beyond_what_a_file_can_have_is_refused(ws, refuses) -> None:
+    assert refuses(ws, ops.PunchHole(F, 0, 0, 50)) == Code.INVALID
+    assert refuses(ws, ops.PunchHole(F, -1, 5, 50)) == Code.INVALID
+    assert refuses(ws, ops.PunchHole(F, 5, -1, 50)) == Code.INVALID
+    assert refuses(ws, ops.PunchHole(F, 5, FILE_BYTES_MAX, 50)) == Code.FILE_TOO_BIG
 
 
 def test_a_truncation_to_nothing_drops_every_region(ws) -> None:

@@ -179,7 +179,12 @@ def test_a_write_that_appends_asks_for_the_last_regions_only() -> None:
 
 
 def test_an_impossible_operation_names_nothing() -> None:
-    for op in (ops.Unlink(-1, b"x", 5, False, 1), ops.Truncate(1 << 63, 5, 1), ops.Reap(0)):
+    for op in (
+        ops.Unlink(-1, b"x", 5, False, 1),
+        ops.Truncate(1 << 63, 5, 1),
+        ops.PunchHole(5, 0, 0, 1),
+        ops.Reap(0),
+    ):
         assert named(op) == Keys()
         assert then(op, {}) == Keys()
 

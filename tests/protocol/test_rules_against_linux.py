@@ -146,6 +146,9 @@ class Posix:
     def truncate(self, path: str, size: int) -> None:
         apply(ops.Truncate(self._file(path).ino, size, 9), self.ws)
 
+    def punch(self, path: str, offset: int, length: int) -> None:
+        apply(ops.PunchHole(self._file(path).ino, offset, length, 9), self.ws)
+
     def copy(self, path: str, start: int, new: str, to: int, length: int) -> None:
         src, dst = self._file(path), self._file(new)
         length = min(length, src.size - start)
@@ -234,6 +237,12 @@ class Real:
 
     def truncate(self, path: str, size: int) -> None:
         os.truncate(self._at(path), size)
+
+    def punch(self, path: str, offset: int, length: int) -> None:
+        keep_size_punch_hole = 3
+        with self._opened(path) as fd:
+            if self._libc.fallocate(fd, keep_size_punch_hole, ctypes.c_long(offset), ctypes.c_long(length)):
+                raise OSError(ctypes.get_errno(), "fallocate")
 
     def copy(self, path: str, start: int, new: str, to: int, length: int) -> None:
         with self._opened(path) as src, self._opened(new) as dst:
@@ -376,6 +385,11 @@ class Comparison(RuleBasedStateMachine):
     def truncate(self, path: str, size: int) -> None:
         if not self._is_fifo(path):
             self.both("truncate", path, size)
+
+    @rule(path=paths, offset=st.sampled_from((*OFFSETS, 3)), length=st.sampled_from((1, 30, REGION_BYTES)))
+    def punch(self, path: str, offset: int, length: int) -> None:
+        if not self._is_fifo(path):
+            self.both("punch", path, offset, length)
 
     @rule(
         path=paths,

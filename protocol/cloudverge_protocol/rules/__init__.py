@@ -41,6 +41,7 @@ _RULES: Final[dict[type[op_kinds.Op], _Rule]] = {
     op_kinds.Write: (content.check_write, content.write),
     op_kinds.Truncate: (content.check_truncate, content.truncate),
     op_kinds.CloneRange: (content.check_clone_range, content.clone_range),
+    op_kinds.PunchHole: (content.check_punch_hole, content.punch_hole),
     op_kinds.Reap: (content.check_reap, content.reap),
     op_kinds.ChunkDone: (content.check_chunk_done, content.chunk_done),
 }

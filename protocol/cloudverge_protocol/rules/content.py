@@ -1,4 +1,4 @@
-"""Rules of content: write, truncate, clone_range, reap, chunk_done.
+"""Rules of content: write, truncate, punch_hole, clone_range, reap, chunk_done.
 
 Invariant: no extent of a file ends beyond its size, so bytes between an old and a larger new size read as
 zeroes, and only an operation that makes a file shorter needs to look at regions it does not name. Regions
@@ -13,7 +13,7 @@ from cloudverge_protocol import extents as arithmetic
 from cloudverge_protocol.errors import Code, Refused
 from cloudverge_protocol.ids import InodeId, region_of
 from cloudverge_protocol.inodes import Extents
-from cloudverge_protocol.operations import ChunkDone, CloneRange, Reap, Truncate, Write
+from cloudverge_protocol.operations import ChunkDone, CloneRange, PunchHole, Reap, Truncate, Write
 from cloudverge_protocol.rules.checks import (
     check_id,
     check_mode,
@@ -85,6 +85,32 @@ def truncate(op: Truncate, ws: WorkingSet) -> None:
         ws.put_extents(op.ino, region, extents)
     mode = with_permissions(inode, op.mode)
     ws.put_inode(replace(inode, size=op.size, mode=mode, mtime_ns=op.now_ns, ctime_ns=op.now_ns))
+
+
+def check_punch_hole(op: PunchHole) -> None:
+    """Also: something to punch."""
+    check_id(op.ino)
+    for number in (op.offset, op.length):
+        check_size(number)
+    check_size(op.offset + op.length)
+    check_time(op.now_ns)
+    if op.mode is not None:
+        check_mode(op.mode)
+    if op.length == 0:
+        raise Refused(Code.INVALID, f"a hole of no bytes in inode {op.ino}")
+
+
+def punch_hole(op: PunchHole, ws: WorkingSet) -> None:
+    """Give up what the range maps; bytes around it stay, and so does the size."""
+    inode = regular(ws, op.ino)
+    start, end = op.offset, op.offset + op.length
+    before = {region: ws.extents(op.ino, region) for region in _regions_within(ws, op.ino, start, end)}
+    for region, extents in before.items():
+        kept = arithmetic.cut(extents, start, end)
+        if kept is not extents:
+            ws.put_extents(op.ino, region, kept)
+    mode = with_permissions(inode, op.mode)
+    ws.put_inode(replace(inode, mode=mode, mtime_ns=op.now_ns, ctime_ns=op.now_ns))
 
 
 def check_clone_range(op: CloneRange) -> None:
