@@ -225,7 +225,7 @@ class Applier:
 
     def _check_ids(self, op: Operation) -> None:
         if isinstance(op, Create):
-            new: tuple[int, ...] = (op.ino, op.dentry)
+            new: tuple[int, ...] = (op.ino, op.dentry) if op.name else (op.ino,)
         elif isinstance(op, Link):
             new = (op.dentry,)
         elif isinstance(op, Rename):

@@ -92,8 +92,10 @@ class Gathering:
             tell(self, Line(seq, seq, at, session, "", InodeId(0)), op)
 
     def _create(self, line: Line, op: Create) -> None:
-        line.action, line.ino, line.parent, line.name = "created", op.ino, op.parent, op.name
-        kind = _KINDS.get(stat.S_IFMT(op.mode))
+        line.action, line.ino = "created", op.ino
+        if op.name:
+            line.parent, line.name = op.parent, op.name
+        kind = _KINDS.get(stat.S_IFMT(op.mode)) if op.name else "without a name"
         line.details = {"kind": kind} if kind else {}
         self.lines.append(line)
         self._open[line.session, op.ino] = line

@@ -61,7 +61,7 @@ def _seen(
     elif isinstance(op, CloneRange):
         yield from _touched(op.now_ns, is_here, op.dst)
     elif isinstance(op, Create | Link | Unlink | Rmdir):
-        if op.parent in inside:
+        if op.parent in inside and op.name:  # a file without a name is in no folder
             yield op
         else:
             yield from _touched(op.now_ns, is_here, op.ino)

@@ -48,7 +48,7 @@ class KnownKeys:
             {name for name in keys.dentries - self._dentries if name[0] not in made},
             {span for span in keys.spans if not self._has_span(span)},
             keys.xattrs - self._xattrs - made,
-            keys.orphans - self._orphans,
+            keys.orphans - self._orphans - made,
             _without_chain(keys.chains, inodes),
         )
 

@@ -136,7 +136,10 @@ class Confinement:
 
     def applied(self, op: Operation, is_orphan: Callable[[InodeId], bool]) -> None:
         """Count what an operation that was applied did to names inside."""
-        if isinstance(op, Create | Link):
+        if isinstance(op, Create) and not op.name:
+            self.own.add(op.ino)
+        elif isinstance(op, Create | Link):
+            self.own.discard(op.ino)
             self.names[op.ino] = self.names.get(op.ino, 0) + 1
         elif isinstance(op, Unlink | Rmdir):
             self._lost(op.ino, is_orphan)

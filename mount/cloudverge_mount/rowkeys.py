@@ -57,6 +57,6 @@ def names_met(op: Operation) -> tuple[tuple[int, bytes], ...]:
     """The names that ``op`` reads or writes."""
     if isinstance(op, Rename):
         return ((op.parent, op.name), (op.new_parent, op.new_name))
-    if isinstance(op, Create | Link | Unlink | Rmdir):
+    if isinstance(op, Create | Link | Unlink | Rmdir) and op.name:
         return ((op.parent, op.name),)
     return ()

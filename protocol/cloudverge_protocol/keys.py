@@ -140,7 +140,10 @@ def _name(op: Operation, keys: Keys) -> None:
     match op:
         case Create() | Link() | Unlink() | Rmdir():
             keys.inodes.update((op.parent, op.ino))
-            keys.dentries.add((op.parent, op.name))
+            if op.name:
+                keys.dentries.add((op.parent, op.name))
+            if isinstance(op, Link):
+                keys.orphans.add(op.ino)
         case Rename():
             keys.inodes.update((op.parent, op.new_parent, op.ino))
             if op.target:

@@ -35,6 +35,11 @@ class Create(Op, frozen=True, tag="create"):
 
     ``mode`` holds the file type. In a folder with the setgid bit the new inode inherits its group, and a
     new folder the bit. ``target`` is for symlinks, ``rdev`` for devices.
+
+    A regular file may be made without a name (empty, and ``dentry`` is 0): O_TMPFILE. It is an orphan of the session
+    from birth, in ``parent`` only as far as it inherits, and ends as those do that lost their last name while open:
+    by Reap, or with its incarnation, so that no crash leaves one behind. No name is ever seen by anybody, which
+    making and unlinking one could not promise.
     """
 
     parent: InodeId
@@ -50,7 +55,10 @@ class Create(Op, frozen=True, tag="create"):
 
 
 class Link(Op, frozen=True, tag="link"):
-    """Give ``ino`` (not a folder) another name."""
+    """Give ``ino`` (not a folder) another name; if it has none it must be an orphan of the session, and is none then.
+
+    Which of its orphans may have a name is the mount's to decide: linkat(2) lets files of O_TMPFILE, no others.
+    """
 
     ino: InodeId
     parent: InodeId

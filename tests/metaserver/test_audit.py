@@ -12,6 +12,7 @@ from cloudverge_metaserver.auditlog import Asked, AuditLog
 from cloudverge_protocol.errors import CloudVergeError, Code
 from cloudverge_protocol.operations import (
     RENAME_EXCHANGE,
+    Create,
     Link,
     PunchHole,
     Reap,
@@ -78,6 +79,16 @@ async def test_a_new_file_that_is_written_and_given_its_mode_is_one_line(told, m
     assert page.next is None
     row = (await told.world.sql("select seq_first, seq_last, session from meta.audit"))[0]
     assert tuple(row) == (1, 4, mount.opened.session)
+
+
+async def test_a_file_that_is_made_without_a_name_is_told_by_the_name_it_gets(told, mount):
+    ino = next(mount.ids)
+    await mount.do(Create(1, b"", ino, 0, 0o100600, 5, 5, NOW_NS), Truncate(ino, 9, NOW_NS))
+    await mount.do(Link(ino, 1, b"named", next(mount.ids), NOW_NS))
+    lines = await told.lines(mount.who)
+    assert [line[0] for line in lines] == ["created", "linked"]
+    assert lines[0][2] == "without a name, size 9"
+    assert lines[1][1] == "named"
 
 
 async def test_each_thing_that_is_done_has_its_word(told, mount):

@@ -216,3 +216,22 @@ async def test_a_file_that_is_open_without_a_name_can_still_be_read_by_who_has_i
         assert (len(reply.inodes), len(reply.regions)) == (count, count)
         ranges = (await world.chunks.tickets(who, tickets)).ranges
         assert [(given.offset, given.length) for given in ranges] == [(0, 100)] * count
+
+
+async def test_a_file_without_a_name_is_of_the_session_that_made_it_until_it_is_linked(
+    world, mount, shared, visit, guest
+):
+    visitor = await visit()
+    ino, other = next(visitor.ids), next(visitor.ids)
+    for made in (ino, other):
+        await visitor.do(Create(1, b"", made, 0, 0o100600, 5, 5, NOW_NS))
+    assert await world.value("select count(*) from meta.orphans where ino = $1", ino) == 1
+    await visitor.do(Link(ino, 1, b"here", next(visitor.ids), NOW_NS))
+    assert await world.value("select count(*) from meta.orphans where ino = $1", ino) == 0
+    await visitor.do(Unlink(1, b"here", ino, False, NOW_NS))
+    assert await answer(visitor, Setattr(ino, NOW_NS)) == NOT_HERE
+    told = await feed(world, guest, 1)
+    assert not [op for op in told if isinstance(op, Create)], "a name that is none is shown to nobody"
+    owner = await back(world, visitor, mount)
+    link = Link(other, shared, b"taken", next(owner.ids), NOW_NS)
+    assert (await owner.do(link)).refused_code == Code.NOT_FOUND

@@ -45,7 +45,7 @@ modes = st.sampled_from([0o100644, 0o40755, 0o42755, 0o10644])
 keep = st.booleans()
 
 steps = st.one_of(
-    st.tuples(st.just("create"), which, names, st.integers(1, INODES - 1), modes, times),
+    st.tuples(st.just("create"), which, names | st.just(b""), st.integers(1, INODES - 1), modes, times),
     st.tuples(st.just("link"), which, which, names, times),
     st.tuples(st.just("unlink"), which, names, which, keep, times),
     st.tuples(st.just("rmdir"), which, names, which, keep, times),
@@ -87,7 +87,8 @@ class Maker:
         match kind:
             case "create":
                 _, name, child, mode, now = rest
-                return Create(ino, name, self.inos[child], self.dentry(), mode, 5, 6, now)
+                dentry = self.dentry() if name else 0
+                return Create(ino, name, self.inos[child], dentry, mode, 5, 6, now)
             case "link":
                 return Link(ino, self.inos[rest[1]], rest[2], self.dentry(), rest[3])
             case "unlink" | "rmdir":

@@ -136,6 +136,15 @@ def test_an_exchange_and_a_rename_over_another_name_of_the_same_file_take_no_nam
     assert holds(confined, FILE)
 
 
+def test_what_is_made_without_a_name_is_open_here_until_it_has_one(confined):
+    confined.applied(Create(ROOT, b"", NEW, 0, 0o100644, 0, 0, NOW_NS), never)
+    assert holds(confined, NEW)
+    confined.applied(Link(NEW, ROOT, b"n", 9000, NOW_NS), never)
+    assert holds(confined, NEW)
+    confined.applied(unlink(NEW), never)
+    assert not holds(confined, NEW)
+
+
 def test_where_nothing_is_inside_nothing_may_be_touched():
     confined = Confinement()
     assert not any(holds(confined, ino) for ino in (ROOT, FILE, 0, 1))

@@ -79,6 +79,9 @@ class Player:
         target = b"to" if kind == stat.S_IFLNK else b""
         ino = self._ino(d) if d % 16 == 15 else self._id()
         mode = kind | (0o2755 if e % 4 == 0 else 0o644)
+        if e % 8 == 7:
+            mode = stat.S_IFREG | 0o600 if d % 16 != 14 else mode
+            return ops.Create(self._folder(a), b"", ino, 0, mode, 1000, e % 3, self._now_ns)
         return ops.Create(
             self._folder(a), self._name(b), ino, self._id(), mode, 1000, e % 3, self._now_ns, 0, target
         )

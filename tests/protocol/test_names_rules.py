@@ -3,6 +3,7 @@
 import stat
 
 import pytest
+from msgspec.structs import replace
 
 from cloudverge_protocol import operations as ops
 from cloudverge_protocol.errors import Code
@@ -175,7 +176,50 @@ def test_links_are_refused_to_folders_to_taken_names_and_to_what_is_gone(ws, ref
     assert refuses(ws, ops.Link(2001, ROOT_INODE, b"d", 3000, 50)) == Code.EXISTS
     assert refuses(ws, ops.Link(2999, ROOT_INODE, b"x", 3000, 50)) == Code.STALE
     apply(ops.Unlink(2000, b"f", 2001, True, 50), ws)
+    ws.drop_orphan(2001)  # of another session
     assert refuses(ws, ops.Link(2001, ROOT_INODE, b"x", 3000, 50)) == Code.NOT_FOUND
+
+
+def nameless(ino: int, **more: int) -> ops.Create:
+    return ops.Create(ROOT_INODE, b"", ino, 0, more.pop("mode", FILE), 5, 6, 30, **more)
+
+
+def test_a_file_made_without_a_name_is_an_orphan_and_its_folder_knows_nothing_of_it(ws) -> None:
+    folder = ws.inode(ROOT_INODE)
+    apply(nameless(3000), ws)
+    row = ws.inode(3000)
+    assert (row.nlink, row.size, row.uid, row.gid, ws.is_orphan(3000)) == (0, 0, 5, 6, True)
+    assert ws.inode(ROOT_INODE) == folder
+    assert 3000 not in {dentry.ino for dentry in ws.dentries.values()}
+    apply(ops.Reap(3000), ws)
+    assert (ws.inode(3000), ws.orphans) == (None, set())
+
+
+def test_a_link_gives_an_orphan_its_first_name_and_it_is_none_then(ws, refuses) -> None:
+    apply(nameless(3000), ws)
+    apply(ops.Write(3000, (Extent(0, 5, 1, 0),), 5, 31, 31), ws)
+    apply(ops.Link(3000, ROOT_INODE, b"now", 3001, 40), ws)
+    row = ws.inode(3000)
+    assert (row.nlink, row.ctime_ns, row.size, ws.orphans) == (1, 40, 5, set())
+    assert ws.dentry(ROOT_INODE, b"now").ino == 3000
+    assert refuses(ws, ops.Reap(3000)) == Code.STALE
+
+
+def test_a_file_made_without_a_name_gets_the_group_of_a_setgid_folder(ws) -> None:
+    apply(ops.Setattr(ROOT_INODE, 20, mode=0o2777, gid=77), ws)
+    apply(nameless(3000), ws)
+    assert ws.inode(3000).gid == 77
+
+
+def test_only_a_regular_file_may_be_made_without_a_name_and_only_in_a_folder_that_is_there(
+    ws, refuses
+) -> None:
+    assert refuses(ws, nameless(3000, mode=FOLDER)) == Code.INVALID
+    assert refuses(ws, nameless(3000, mode=stat.S_IFIFO | 0o600)) == Code.INVALID
+    assert refuses(ws, replace(nameless(3000), name=b"x")) == Code.INVALID
+    assert refuses(ws, replace(nameless(3000), parent=2001)) == Code.NOT_DIR
+    assert refuses(ws, replace(nameless(3000), parent=2999)) == Code.NOT_FOUND
+    assert refuses(ws, nameless(2001)) == Code.INVALID
 
 
 def test_a_file_can_have_so_many_names_and_no_more(ws, refuses) -> None:

@@ -62,11 +62,12 @@ def lose_name(ws: WorkingSet, inode: Inode, keep: bool, now_ns: int) -> None:
 
 
 def check_create(op: Create) -> None:
-    """Also: a known kind, and a target exactly for symlinks."""
+    """Also: a known kind, a target exactly for symlinks, and a name for all but regular files."""
     check_id(op.parent)
-    check_name(op.name)
+    if op.name or op.dentry or op.mode & KIND != stat.S_IFREG:
+        check_name(op.name)
+        check_new_id(op.dentry)
     check_new_id(op.ino)
-    check_new_id(op.dentry)
     check_mode(op.mode)
     if not (0 <= op.uid <= OWNER_MAX and 0 <= op.gid <= OWNER_MAX):
         check_owner(op.uid)
@@ -95,37 +96,44 @@ def _check_target(op: Create) -> None:
 
 
 def create(op: Create, ws: WorkingSet) -> None:
-    """A new inode and its name; group and setgid bit are inherited in a setgid folder."""
+    """A new inode and its name, if it has one; group and setgid bit are inherited in a setgid folder."""
     parent = folder(ws, op.parent)
-    absent(ws, op.parent, op.name)
+    if op.name:
+        absent(ws, op.parent, op.name)
     if ws.inode(op.ino) is not None:
         raise Refused(Code.INVALID, f"inode {op.ino} exists, {shown(op.name)} cannot be made with its number")
+    kind, now_ns = op.mode & KIND, op.now_ns
+    ws.put_inode(_newborn(op, parent))
+    if op.name:
+        ws.put_dentry(Dentry(op.parent, op.name, op.ino, kind, op.dentry))
+        ws.put_inode(changed_folder(parent, 1, 1 if kind == FOLDER else 0, now_ns))
+    else:
+        ws.add_orphan(op.ino)
+
+
+def _newborn(op: Create, parent: Inode) -> Inode:
     kind, mode, gid, now_ns = op.mode & KIND, op.mode, op.gid, op.now_ns
     is_folder = kind == FOLDER
     if parent.mode & stat.S_ISGID:
         gid = parent.gid
         if is_folder:
             mode |= stat.S_ISGID
-    ws.put_inode(
-        Inode(
-            op.ino,
-            kind | (mode & PERMISSIONS),
-            op.uid,
-            gid,
-            2 if is_folder else 1,
-            len(op.target),
-            now_ns,
-            now_ns,
-            now_ns,
-            now_ns,
-            op.rdev if kind in _DEVICES else 0,
-            op.parent if is_folder else InodeId(0),
-            0,
-            op.target,
-        )
+    return Inode(
+        op.ino,
+        kind | (mode & PERMISSIONS),
+        op.uid,
+        gid,
+        2 if is_folder else 1 if op.name else 0,
+        len(op.target),
+        now_ns,
+        now_ns,
+        now_ns,
+        now_ns,
+        op.rdev if kind in _DEVICES else 0,
+        op.parent if is_folder else InodeId(0),
+        0,
+        op.target,
     )
-    ws.put_dentry(Dentry(op.parent, op.name, op.ino, kind, op.dentry))
-    ws.put_inode(changed_folder(parent, 1, 1 if is_folder else 0, now_ns))
 
 
 def check_link(op: Link) -> None:
@@ -137,19 +145,21 @@ def check_link(op: Link) -> None:
 
 
 def link(op: Link, ws: WorkingSet) -> None:
-    """One more name for a file that still has one."""
+    """One more name for a file that still has one, or a first one for an orphan of the session that runs this."""
     parent = folder(ws, op.parent)
     absent(ws, op.parent, op.name)
     inode = existing(ws, op.ino)
     if inode.is_dir:
         raise Refused(Code.NOT_PERMITTED, f"{shown(op.name)}: a folder cannot have a second name")
-    if inode.nlink == 0:
+    if inode.nlink == 0 and not ws.is_orphan(op.ino):
         raise Refused(Code.NOT_FOUND, f"{shown(op.name)}: inode {op.ino} has been removed")
     if inode.nlink >= LINK_MAX:
         raise Refused(
             Code.TOO_MANY_LINKS, f"{shown(op.name)}: inode {op.ino} has {inode.nlink} names already"
         )
     ws.put_inode(replace(inode, nlink=inode.nlink + 1, ctime_ns=op.now_ns))
+    if inode.nlink == 0:
+        ws.drop_orphan(op.ino)
     ws.put_dentry(Dentry(op.parent, op.name, op.ino, inode.mode & KIND, op.dentry))
     ws.put_inode(changed_folder(parent, 1, 0, op.now_ns))
 
