@@ -164,7 +164,10 @@ class Truncate(Op, frozen=True, tag="truncate"):
 
 
 class CloneRange(Op, frozen=True, tag="clone_range"):
-    """Let ``length`` bytes of ``dst`` be the same chunk bytes as those of ``src``; resolved at commit."""
+    """Let ``length`` bytes of ``dst`` be the same chunk bytes as those of ``src``; resolved at commit.
+
+    ``mode`` as in Write.
+    """
 
     src: InodeId
     src_offset: int
@@ -172,6 +175,7 @@ class CloneRange(Op, frozen=True, tag="clone_range"):
     dst: InodeId
     dst_offset: int
     now_ns: int
+    mode: int | None = None  # of ``dst``
 
 
 class PunchHole(Op, frozen=True, tag="punch_hole"):

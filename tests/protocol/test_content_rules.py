@@ -167,7 +167,8 @@ def test_a_clone_may_grow_its_target_and_cross_regions(ws) -> None:
 
 
 def test_a_file_can_be_cloned_within_itself_if_the_ranges_are_apart(ws, refuses) -> None:
-    apply(ops.CloneRange(F, 0, 50, F, 50, 60), ws)
+    apply(ops.CloneRange(F, 0, 50, F, 50, 60, 0o711), ws)
+    assert ws.inode(F).mode == stat.S_IFREG | 0o711
     assert ws.file_extents(F) == (Extent(0, 50, 1, 0), Extent(50, 50, 1, 0))
     assert refuses(ws, ops.CloneRange(F, 0, 50, F, 49, 60)) == Code.INVALID
 

@@ -122,6 +122,8 @@ def check_clone_range(op: CloneRange) -> None:
     check_size(op.src_offset + op.length)
     check_size(op.dst_offset + op.length)
     check_time(op.now_ns)
+    if op.mode is not None:
+        check_mode(op.mode)
     if op.length == 0:
         raise Refused(Code.INVALID, f"nothing to clone from inode {op.src}")
     if op.src == op.dst and abs(op.src_offset - op.dst_offset) < op.length:
@@ -143,7 +145,8 @@ def clone_range(op: CloneRange, ws: WorkingSet) -> None:
         after[region] = arithmetic.splice(after.get(region, ()), new)
     for region, extents in after.items():
         ws.put_extents(op.dst, region, extents)
-    ws.put_inode(replace(dst, size=max(dst.size, end), mtime_ns=op.now_ns, ctime_ns=op.now_ns))
+    size, mode = max(dst.size, end), with_permissions(dst, op.mode)
+    ws.put_inode(replace(dst, size=size, mode=mode, mtime_ns=op.now_ns, ctime_ns=op.now_ns))
 
 
 def _regions_within(ws: WorkingSet, ino: InodeId, start: int, end: int) -> list[int]:
