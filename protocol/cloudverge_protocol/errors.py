@@ -30,6 +30,9 @@ class Code(enum.IntEnum):
     BUSY = 16
     STALE = 17  # the row changed under the operation
     BAD_HANDLE = 18
+    LOCKED = 20  # somebody else's lock is in the way
+    DEADLOCK = 21  # waiting for this lock would never end
+    NO_LOCKS = 22  # too many locks, or too many wait for some
     # rights
     UNAUTHORIZED = 30  # no valid token: the fixed 401
     FORBIDDEN = 31
