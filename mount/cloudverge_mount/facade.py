@@ -9,6 +9,7 @@ import trio
 from cloudverge_mount.core import Core
 from cloudverge_mount.files import Files
 from cloudverge_mount.listing import Listing
+from cloudverge_mount.locks import MountLocks
 from cloudverge_mount.rebase import Rebase
 from cloudverge_mount.recovery import CatchUp
 from cloudverge_mount.rowkeys import Touched
@@ -26,6 +27,8 @@ class Vfs(Files, Listing, Xattrs):
 
     def __init__(self, core: Core, rebase: Rebase, catch_up: CatchUp, seq: int) -> None:
         self.core = core
+        self.locks = MountLocks()
+        self.lockers = {}
         self.rebase = rebase
         self._catch_up = catch_up
         self.seq = seq

@@ -10,6 +10,7 @@ from cloudverge_mount.attributes import Attributes, without_setid
 from cloudverge_mount.filesystem import Caller, Opened
 from cloudverge_mount.handles import FileHandle
 from cloudverge_mount.localset import NotLoaded
+from cloudverge_mount.locking import Locking
 from cloudverge_mount.names import Names
 from cloudverge_mount.pending import Pending
 from cloudverge_mount.quota import Spent
@@ -21,7 +22,7 @@ from cloudverge_protocol.inodes import Inode
 SETID: Final = stat.S_ISUID | stat.S_ISGID
 
 
-class Files(Names, Attributes):
+class Files(Names, Attributes, Locking):
     """The part of ``Vfs`` that deals in open files."""
 
     async def create(self, parent: int, name: bytes, mode: int, flags: int, ctx: Caller) -> tuple[int, Inode]:
@@ -57,17 +58,22 @@ class Files(Names, Attributes):
                 raise
         return Opened(fh)
 
-    async def release(self, fh: int) -> None:
-        """The last user of a handle has closed it."""
+    async def release(self, fh: int, flock_owner: int = 0) -> None:
+        """The last user of a handle has closed it: its locks end, that of ``flock_owner`` among them."""
+        await self.unlock_released(fh)
         ino = self.core.handles.close_file(fh)
         if ino:
             self.reap(ino)
 
-    async def flush(self, fh: int) -> None:
-        """A descriptor was closed: what was written must survive a kill of this process."""
+    async def flush(self, fh: int, lock_owner: int = 0) -> None:
+        """A descriptor was closed: what was written must survive a kill of this process. Then its locks end."""
         ino = InodeId(self.core.handles.file(fh).ino)
-        if self.core.content.is_dirty(ino):
-            self.core.content.close(ino)
+        try:
+            if self.core.content.is_dirty(ino):
+                self.core.content.close(ino)
+        finally:
+            if lock_owner:
+                await self.unlock_closed(ino, fh, lock_owner)
 
     async def fsync(self, fh: int, datasync: bool) -> None:
         """Durable on all replicas and committed, or an error; datasync makes no difference."""

@@ -56,6 +56,21 @@ class Listed(NamedTuple):
     cookie: int
 
 
+class Lock(NamedTuple):
+    """A lock of fcntl(2) or, ``is_flock``, of flock(2), which is one of the whole file. ``end`` is in the range.
+
+    ``owner`` is the kernel's number of whoever has it (for open file descriptions: of that); ``type`` is F_RDLCK,
+    F_WRLCK or F_UNLCK.
+    """
+
+    owner: int
+    start: int
+    end: int
+    type: int
+    pid: int
+    is_flock: bool = False
+
+
 class FileSystem(Protocol):
     """The operations behind the binding. ``parent`` and ``ino`` are inode numbers, names raw bytes."""
 
@@ -79,8 +94,12 @@ class FileSystem(Protocol):
     async def open(self, ino: int, flags: int, ctx: Caller) -> Opened: ...
     async def read(self, fh: int, offset: int, size: int) -> bytes: ...
     async def write(self, fh: int, offset: int, data: bytes) -> int: ...
-    async def flush(self, fh: int) -> None: ...
-    async def release(self, fh: int) -> None: ...
+    async def flush(self, fh: int, lock_owner: int = 0) -> None:
+        """``lock_owner`` (0: nobody) has closed a descriptor, and so loses all his POSIX locks of the file."""
+
+    async def release(self, fh: int, flock_owner: int = 0) -> None:
+        """``flock_owner``, if not 0, has ended, and with it its flock(2)."""
+
     async def fsync(self, fh: int, datasync: bool) -> None: ...
     async def opendir(self, ino: int) -> int: ...
     async def readdir(self, fh: int, after: int, budget: int) -> Sequence[tuple[bytes, Inode, int]]:
@@ -94,3 +113,11 @@ class FileSystem(Protocol):
     async def listxattr(self, ino: int) -> Sequence[bytes]: ...
     async def removexattr(self, ino: int, name: bytes) -> None: ...
     async def access(self, ino: int, mode: int, ctx: Caller) -> bool: ...
+    async def getlk(self, ino: int, fh: int, lock: Lock) -> Lock | None:
+        """What is in the way of ``lock``, None if nothing is."""
+
+    async def setlk(self, ino: int, fh: int, lock: Lock, wait: bool) -> None:
+        """Take, convert or give up a lock; one that is not free is waited for, for any time, or refused (LOCKED).
+
+        Whoever does not want to wait any more cancels the call: the lock has not been taken then.
+        """
