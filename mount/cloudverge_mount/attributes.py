@@ -4,7 +4,7 @@ import os
 import stat
 from typing import Final
 
-from cloudverge_mount.core import Core
+from cloudverge_mount.core import Core, NotStored
 from cloudverge_mount.filesystem import Caller, SetattrRequest, Statfs
 from cloudverge_mount.localset import NotLoaded
 from cloudverge_mount.pending import Pending
@@ -101,12 +101,9 @@ class Attributes:
 
     async def truncate(self, ino: int, size: int, mode: int | None = None) -> None:
         """Set the size. Bytes that a held rename or link waits for are uploaded first: they must not vanish."""
-        core = self.core
-        while not await core.retry(self._truncate, ino, size, mode):
-            await core.content.flush(InodeId(ino))
+        await self.core.retry(self._truncate, ino, size, mode)
 
-    def _truncate(self, ino: int, size: int, mode: int | None) -> bool:
-        """False: flush the file and try again."""
+    def _truncate(self, ino: int, size: int, mode: int | None) -> None:
         core = self.core
         core.check_writable()
         row, pending = core.row(ino), core.pendings.get(ino)
@@ -116,12 +113,11 @@ class Attributes:
             raise Refused(Code.FILE_TOO_BIG if size > 0 else Code.INVALID, f"{size} bytes")
         shown_size = row.size if pending is None else pending.size
         if size < shown_size and core.holding.waits_for(ino):
-            return False
+            raise NotStored(ino)
         if pending is None or size < row.size:
             core.ledger.accept(Truncate(InodeId(ino), size, core.clock_ns(), mode))
         if pending is not None:
             self._cut_pending(row, pending, size, mode)
-        return True
 
     def _cut_pending(self, row: Inode, pending: Pending, size: int, mode: int | None) -> None:
         """The same for what is dirty; a Truncate has been accepted if journaled bytes go."""

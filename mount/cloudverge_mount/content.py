@@ -47,7 +47,7 @@ from cloudverge_mount.uncommitted import Uncommitted
 from cloudverge_mount.uploader import Uploader
 from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import ChunkFault, Code, NoRoom
-from cloudverge_protocol.ids import PROTOCOL_VERSION, InodeId, ServerId
+from cloudverge_protocol.ids import FILE_BYTES_MAX, PROTOCOL_VERSION, InodeId, ServerId
 from cloudverge_protocol.inodes import Extents
 from cloudverge_protocol.messages import Hello
 
@@ -155,6 +155,11 @@ class Content:
         """Whether any byte of ``ino`` is not entered as a Write yet."""
         return ino in self._files
 
+    def dirty_ranges(self, ino: InodeId, start: int, end: int) -> list[tuple[int, int]]:
+        """Where in [start, end) bytes are dirty, in order."""
+        file = self._files.get(ino)
+        return [] if file is None else [(piece.start, piece.end) for piece in file.overlapping(start, end)]
+
     def unstored_inodes(self) -> list[InodeId]:
         """Files with bytes that are not known to be committed."""
         return self._keeper.unstored_inodes()
@@ -238,26 +243,23 @@ class Content:
             self._uploader.want_chunk()
         return file
 
-    def cut(self, ino: InodeId, size: int) -> None:
-        """A local truncation: forget dirty bytes at and beyond ``size``."""
-        self._forget(ino, size)
-
     def drop(self, ino: InodeId) -> None:
         """The inode is gone: forget all its dirty bytes."""
-        self._forget(ino, 0)
+        self.cut(ino, 0)
 
-    def _forget(self, ino: InodeId, start: int) -> None:
+    def cut(self, ino: InodeId, start: int, end: int = FILE_BYTES_MAX) -> None:
+        """A local truncation, or with ``end`` a hole: forget the dirty bytes of [start, end)."""
         file = self._files.get(ino)
         if file is None:
             return
         before = file.weight
-        replayable = file.forget(start)
+        replayable = file.forget(start, end)
         self._budget.charge(file.weight - before)
         if self._uploader is None:  # replaying: the journal says so already
             self._keeper.drop_if_clean(file)
             return
         if replayable:
-            self._keeper.forgot(file, start)
+            self._keeper.forgot(file, start, end)
         self._uploader.forgot(file)
 
     # --- spill ------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The parts of the names side together, and what all of ``vfs`` shares: trying, loading, trying again.
 
 Each operation is a synchronous attempt that either does everything or raises. ``NotLoaded`` is answered by
-loading, a used-up range of ids by asking for more, crowded buffers by waiting; then it is attempted again.
+loading, a used-up range of ids by asking for more, crowded buffers by waiting, ``NotStored`` by uploading; then it
+is attempted again.
 Nothing of this is needed in the usual case, which therefore never suspends.
 """
 
@@ -107,6 +108,7 @@ class Core:
     async def retry(self, attempt: Callable[..., T], *arguments: object) -> T:
         """``attempt(*arguments)``, with all that it may have to wait for."""
         give_up_at: float | None = None
+        stored = 0
         for _ in range(TRIES_MAX):
             if not self.is_calm():
                 await self.room()
@@ -118,7 +120,19 @@ class Core:
                 await self.loader.load(missing)
             except OutOfIds:
                 await self.rights.ensure_ids(IDS_AT_ONCE)
+            except NotStored as waiting:
+                stored += 1
+                if stored > ROUNDS_MAX:
+                    raise Unavailable(Code.TIMEOUT, "the file is written to all the time") from None
+                await self._stored(waiting.ino)
         raise Unavailable(Code.INTERNAL, "the rows of an operation could not be brought together")
+
+    async def _stored(self, ino: int) -> None:
+        """Until what is dirty of this file now has entered, and nothing waits for it."""
+        await self.content.flush(InodeId(ino))
+        if self.holding.waits_for(ino) and not self.content.is_dirty(InodeId(ino)):
+            await self.gate.passed()
+            self.ledger.retry()  # the journal could not take it that no byte is left
 
     async def _ask_promise(self, give_up_at: float | None) -> float:
         """Ask for more of a shared quota; until when that may go on. Raises NoRoom when it has been long enough."""
@@ -229,6 +243,14 @@ class Core:
         failure = self.aside.take_failure(ino)
         if failure is not None:
             raise failure
+
+
+class NotStored(Exception):
+    """Not an error, it is answered by uploading: these bytes must have entered first. Never leaves the names side."""
+
+    def __init__(self, ino: int) -> None:
+        super().__init__(ino)
+        self.ino = ino
 
 
 class OutOfIds(Exception):

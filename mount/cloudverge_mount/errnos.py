@@ -27,6 +27,7 @@ _ERRNOS: Final = {
     Code.LOCKED: errno.EAGAIN,
     Code.DEADLOCK: errno.EDEADLK,
     Code.NO_LOCKS: errno.ENOLCK,
+    Code.BEYOND_END: errno.ENXIO,
     Code.UNAUTHORIZED: errno.EACCES,
     Code.FORBIDDEN: errno.EACCES,
     Code.READ_ONLY: errno.EROFS,

@@ -7,7 +7,7 @@ import structlog
 import trio
 
 from cloudverge_mount.core import Core
-from cloudverge_mount.files import Files
+from cloudverge_mount.holes import Holes
 from cloudverge_mount.listing import Listing
 from cloudverge_mount.locks import MountLocks
 from cloudverge_mount.rebase import Rebase
@@ -22,7 +22,7 @@ CHANGED_ELSEWHERE: Final = "the space was changed elsewhere meanwhile"
 _log = structlog.get_logger()
 
 
-class Vfs(Files, Listing, Xattrs):
+class Vfs(Holes, Listing, Xattrs):
     """Satisfies ``filesystem.FileSystem``; made by ``open_vfs``."""
 
     def __init__(self, core: Core, rebase: Rebase, catch_up: CatchUp, seq: int) -> None:

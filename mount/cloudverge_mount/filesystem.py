@@ -101,6 +101,12 @@ class FileSystem(Protocol):
         """``flock_owner``, if not 0, has ended, and with it its flock(2)."""
 
     async def fsync(self, fh: int, datasync: bool) -> None: ...
+    async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
+        """fallocate(2); ``mode`` is its flags."""
+
+    async def lseek(self, fh: int, offset: int, whence: int) -> int:
+        """lseek(2) for SEEK_DATA and SEEK_HOLE."""
+
     async def opendir(self, ino: int) -> int: ...
     async def readdir(self, fh: int, after: int, budget: int) -> Sequence[tuple[bytes, Inode, int]]:
         """At most ``budget`` names after cookie ``after`` (0: from the start), '.' and '..' among them."""

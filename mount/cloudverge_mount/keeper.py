@@ -17,7 +17,7 @@ from cloudverge_mount.dirty import DirtyFile
 from cloudverge_mount.pieces import Piece, Report
 from cloudverge_mount.sink import Sink
 from cloudverge_mount.spill import Spill
-from cloudverge_mount.spillrecord import Spilled, forgotten_from
+from cloudverge_mount.spillrecord import Spilled, forgotten
 from cloudverge_mount.uncommitted import Uncommitted
 from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import ChunkFault, Code, NoRoom
@@ -72,9 +72,9 @@ class Keeper:
         self._sink.log_spill(record)
         file.spilled(group, record)
 
-    def forgot(self, file: DirtyFile, start: int) -> None:
-        """Spilled bytes at and beyond ``start`` are gone: a replay must not bring them back."""
-        record = forgotten_from(file.ino, start, self._spill.next_number())
+    def forgot(self, file: DirtyFile, start: int, end: int) -> None:
+        """Spilled bytes of [start, end) are gone: a replay must not bring them back."""
+        record = forgotten(file.ino, start, end, self._spill.next_number())
         file.last_record = record.number
         self._sink.log_spill(record)
 

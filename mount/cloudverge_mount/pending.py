@@ -10,7 +10,7 @@ the inode that sets ctime (all do) ends the pending one, because its own is late
 from typing import Final
 
 from cloudverge_protocol.inodes import Inode
-from cloudverge_protocol.operations import Setattr, Truncate, Write
+from cloudverge_protocol.operations import PunchHole, Setattr, Truncate, Write
 
 
 class Pending:
@@ -37,7 +37,7 @@ class Pending:
                 self.mtime_ns = None
             if op.mode is not None:
                 self.mode = None
-        elif isinstance(op, Write | Truncate):
+        elif isinstance(op, Write | Truncate | PunchHole):
             self.mtime_ns = None
             if op.mode is not None:
                 self.mode = None

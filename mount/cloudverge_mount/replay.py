@@ -39,9 +39,9 @@ from cloudverge_mount.rowkeys import inodes_met, nothing_touched
 from cloudverge_mount.spillrecord import Spilled
 from cloudverge_protocol.codec import decode
 from cloudverge_protocol.errors import Code, ProtocolFault
-from cloudverge_protocol.ids import InodeId
+from cloudverge_protocol.ids import FILE_BYTES_MAX, InodeId
 from cloudverge_protocol.inodes import Extents
-from cloudverge_protocol.operations import Operation, Truncate, Write
+from cloudverge_protocol.operations import Operation, PunchHole, Truncate, Write
 
 
 class Restorable(Protocol):
@@ -49,7 +49,7 @@ class Restorable(Protocol):
 
     def restore(self, record: Spilled) -> None: ...
     def rewritten(self, ino: InodeId, extents: Extents) -> None: ...
-    def cut(self, ino: InodeId, size: int) -> None: ...
+    def cut(self, ino: InodeId, start: int, end: int = FILE_BYTES_MAX) -> None: ...
 
 
 class Verdicts:
@@ -208,6 +208,8 @@ class Replay:
                 pending.size = op.size
                 pending.entered()
         else:
+            if isinstance(op, PunchHole):
+                self._content.cut(op.ino, op.offset, op.offset + op.length)
             self._ledger.overtake(op)
         for ino in inodes_met(op) if self.last else ():
             if ino in self.last:

@@ -5,7 +5,7 @@ A record comes in two forms:
 - *spilled* (``segment`` > 0): the file bytes [offset, offset + length) of ``ino`` lie at ``position`` of spill
   segment ``segment``, and their CRC-32C is ``crc``;
 - *forgotten* (``segment`` == 0): the records of ``ino`` with lower numbers no longer hold for
-  [offset, offset + length): the range was cut off or the file dropped.
+  [offset, offset + length): the range was cut off, became a hole, or the file was dropped.
 
 Replaying the records of an inode in the order of their numbers, together with the Writes journaled between
 them, gives the dirty map again. ``number`` grows over the life of a cache folder.
@@ -13,7 +13,7 @@ them, gives the dirty map again. ``number`` grows over the life of a cache folde
 
 import msgspec
 
-from cloudverge_protocol.ids import FILE_BYTES_MAX, InodeId
+from cloudverge_protocol.ids import InodeId
 
 
 class Spilled(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -38,6 +38,6 @@ class Spilled(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return self.segment == 0
 
 
-def forgotten_from(ino: InodeId, offset: int, number: int) -> Spilled:
-    """The record that takes back everything of ``ino`` at and beyond ``offset`` with a number below this."""
-    return Spilled(ino, 0, 0, offset, FILE_BYTES_MAX - offset, 0, number)
+def forgotten(ino: InodeId, start: int, end: int, number: int) -> Spilled:
+    """The record that takes back everything of ``ino`` in [start, end) with a number below this."""
+    return Spilled(ino, 0, 0, start, end - start, 0, number)

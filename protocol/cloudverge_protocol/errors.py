@@ -30,6 +30,7 @@ class Code(enum.IntEnum):
     BUSY = 16
     STALE = 17  # the row changed under the operation
     BAD_HANDLE = 18
+    BEYOND_END = 19  # there is no such place in a file
     LOCKED = 20  # somebody else's lock is in the way
     DEADLOCK = 21  # waiting for this lock would never end
     NO_LOCKS = 22  # too many locks, or too many wait for some

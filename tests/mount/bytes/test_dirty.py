@@ -8,7 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from cloudverge_mount.dirty import DirtyFile
 from cloudverge_mount.pieces import Landing
-from cloudverge_mount.spillrecord import Spilled, forgotten_from
+from cloudverge_mount.spillrecord import Spilled, forgotten
 from cloudverge_protocol.ids import FILE_BYTES_MAX, ChunkId, InodeId
 
 SPAN = 96
@@ -64,7 +64,7 @@ class DirtyMachine(RuleBasedStateMachine):
         if self.file.forget(size):
             self.record += 1
             self.file.last_record = self.record
-            self.journal.lines.append(("spill", forgotten_from(INO, size, self.record)))
+            self.journal.lines.append(("spill", forgotten(INO, size, FILE_BYTES_MAX, self.record)))
         if size < self.journaled_size:
             self.journal.lines.append(("cut", size))
             self.journaled_size = size
@@ -72,6 +72,18 @@ class DirtyMachine(RuleBasedStateMachine):
             for at in [at for at in held if at >= size]:
                 del held[at]
         self.size = min(self.size, size)
+
+    @rule(start=st.integers(0, SPAN), length=st.integers(1, 40))
+    def punch(self, start, length):
+        end = start + length
+        self.journal.lines.append(("hole", start, end))
+        if self.file.forget(start, end):
+            self.record += 1
+            self.file.last_record = self.record
+            self.journal.lines.append(("spill", forgotten(INO, start, end, self.record)))
+        for held in (self.model, self.committed, self.allowed):
+            for at in [at for at in held if start <= at < end]:
+                del held[at]
 
     @rule()
     def close(self):
@@ -188,6 +200,9 @@ class DirtyMachine(RuleBasedStateMachine):
             elif line[0] == "cut":
                 file.forget(line[1])
                 committed = {at: value for at, value in committed.items() if at < line[1]}
+            elif line[0] == "hole":
+                file.forget(line[1], line[2])
+                committed = {at: value for at, value in committed.items() if not line[1] <= at < line[2]}
             elif line[0] == "write":
                 committed = dict(line[2])
                 for extent in line[1].extents:

@@ -5,6 +5,7 @@ no owner policy, no quota, no durability.
 """
 
 import itertools
+import os
 import stat
 import time
 from collections.abc import Sequence
@@ -136,6 +137,24 @@ class MemoryFiles:
     async def create(self, parent: int, name: bytes, mode: int, flags: int, ctx: Caller) -> tuple[int, Inode]:
         inode = self._make(parent, name, stat.S_IFREG | (mode & ~ctx.umask & 0o7777), ctx)
         return self._handle(inode.ino), inode
+
+    async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
+        ino, end = self.handles[fh], offset + length
+        content = self.data.setdefault(ino, bytearray())
+        size = len(content)
+        if mode not in (0, 1, 3, 16, 17):
+            raise Refused(Code.NOT_SUPPORTED)
+        if mode & 18:
+            content[offset : min(end, size)] = bytes(max(0, min(end, size) - offset))
+        if not mode & 1 and end > size:
+            content.extend(bytes(end - size))
+        self._touch(ino, len(content))
+
+    async def lseek(self, fh: int, offset: int, whence: int) -> int:
+        size = len(self.data.get(self.handles[fh], b""))
+        if not 0 <= offset < size:
+            raise Refused(Code.BEYOND_END)
+        return offset if whence == os.SEEK_DATA else size
 
     async def open(self, ino: int, flags: int, ctx: Caller) -> Opened:
         if flags & 0o1000:  # O_TRUNC
