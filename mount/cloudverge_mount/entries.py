@@ -115,14 +115,15 @@ class Entries:
 
     # --- entering ----------------------------------------------------------------------------------------
 
-    def _enter(self, op: Operation, settles: Settles, inodes: int) -> None:
+    def _enter(self, op: Operation, settles: Settles, inodes: int, growth: int = 0) -> None:
         number = self._number + 1
         raw = encode(Entry(self._incarnation, EntryNumber(number), op))
         position = self.journal.end
         segment = self.journal.append(ENTRY, raw)
         self._number = number
         self.quota.entered_inodes += inodes
-        self._queue(Item(self._incarnation, number, raw, segment, (), settles, 0, inodes), position)
+        self.quota.entered_bytes += growth
+        self._queue(Item(self._incarnation, number, raw, segment, (), settles, growth, inodes), position)
 
     def _queue(self, item: Item, position: int) -> None:
         self.needs.add(item.segment)
@@ -154,7 +155,13 @@ class Entries:
     # --- waiting -----------------------------------------------------------------------------------------
 
     def _hold_back(
-        self, op: Operation, met: tuple[int, ...], sources: tuple[int, ...], settles: Settles, inodes: int
+        self,
+        op: Operation,
+        met: tuple[int, ...],
+        sources: tuple[int, ...],
+        settles: Settles,
+        inodes: int,
+        growth: int,
     ) -> None:
         hold = self._hold + 1
         waits = tuple((InodeId(ino), self._reached(InodeId(ino))) for ino in sources)
@@ -162,7 +169,8 @@ class Entries:
         self._hold = hold
         self.needs.add(segment)
         self.quota.entered_inodes += inodes
-        self.holding.add(Held(hold, op, met, Carried(segment, (), settles, 0, inodes)), waits)
+        self.quota.entered_bytes += growth
+        self.holding.add(Held(hold, op, met, Carried(segment, (), settles, growth, inodes)), waits)
 
     def _reached(self, ino: InodeId) -> int:
         """The spill number that stands for all bytes of a dirty file as of now; 0: only settling does."""

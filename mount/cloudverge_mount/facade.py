@@ -6,6 +6,7 @@ from typing import Any, Final
 import structlog
 import trio
 
+from cloudverge_mount.copying import Copying
 from cloudverge_mount.core import Core
 from cloudverge_mount.holes import Holes
 from cloudverge_mount.listing import Listing
@@ -22,7 +23,7 @@ CHANGED_ELSEWHERE: Final = "the space was changed elsewhere meanwhile"
 _log = structlog.get_logger()
 
 
-class Vfs(Holes, Listing, Xattrs):
+class Vfs(Holes, Copying, Listing, Xattrs):
     """Satisfies ``filesystem.FileSystem``; made by ``open_vfs``."""
 
     def __init__(self, core: Core, rebase: Rebase, catch_up: CatchUp, seq: int) -> None:

@@ -107,6 +107,11 @@ class FileSystem(Protocol):
     async def lseek(self, fh: int, offset: int, whence: int) -> int:
         """lseek(2) for SEEK_DATA and SEEK_HOLE."""
 
+    async def copy_file_range(
+        self, fh_in: int, offset_in: int, fh_out: int, offset_out: int, length: int
+    ) -> int:
+        """copy_file_range(2): how many bytes were copied, which may be fewer than were asked for."""
+
     async def opendir(self, ino: int) -> int: ...
     async def readdir(self, fh: int, after: int, budget: int) -> Sequence[tuple[bytes, Inode, int]]:
         """At most ``budget`` names after cookie ``after`` (0: from the start), '.' and '..' among them."""

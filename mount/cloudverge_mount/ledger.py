@@ -35,9 +35,10 @@ __all__ = ["Bytes", "Ledger", "made"]
 class Ledger(Writes):
     """See the module's text."""
 
-    def accept(self, op: Operation, newborn: int = 0, sources: tuple[int, ...] = ()) -> None:
+    def accept(self, op: Operation, newborn: int = 0, sources: tuple[int, ...] = (), growth: int = 0) -> None:
         """Do ``op``; ``sources``: dirty files whose bytes it must not overtake, spilled already.
 
+        ``growth``: bytes that it adds to what the space uses.
         Raises Refused, NotLoaded (load and call again) or NoRoom (the journal's disk is full).
         """
         local, holding = self.local, self.holding
@@ -50,9 +51,9 @@ class Ledger(Writes):
         inodes = 1 if newborn else -1 if ended else 0
         met = self._met(op) if sources or holding.held else ()
         if sources or (met and holding.blocks(met)):
-            self._hold_back(op, met, sources, settles, inodes)
+            self._hold_back(op, met, sources, settles, inodes, growth)
         else:
-            self._enter(op, settles, inodes)
+            self._enter(op, settles, inodes, growth)
         local.commit()
         if self.pendings and not newborn:
             self.overtake(op)
@@ -83,7 +84,7 @@ class Ledger(Writes):
 
     def overtake(self, op: Operation) -> None:
         """What was to become of these dirty files is older than what ``op`` makes of them."""
-        for ino in (getattr(op, "ino", 0), getattr(op, "target", 0)):
+        for ino in (getattr(op, "ino", 0), getattr(op, "target", 0), getattr(op, "dst", 0)):
             pending = self.pendings.get(ino) if isinstance(ino, int) else None
             if pending is not None and type(op) is not Write:
                 pending.overtaken(op)

@@ -10,7 +10,7 @@ the inode that sets ctime (all do) ends the pending one, because its own is late
 from typing import Final
 
 from cloudverge_protocol.inodes import Inode
-from cloudverge_protocol.operations import PunchHole, Setattr, Truncate, Write
+from cloudverge_protocol.operations import CloneRange, PunchHole, Setattr, Truncate, Write
 
 
 class Pending:
@@ -37,10 +37,12 @@ class Pending:
                 self.mtime_ns = None
             if op.mode is not None:
                 self.mode = None
-        elif isinstance(op, Write | Truncate | PunchHole):
+        elif isinstance(op, Write | Truncate | PunchHole | CloneRange):
             self.mtime_ns = None
             if op.mode is not None:
                 self.mode = None
+            if isinstance(op, CloneRange):
+                self.size = max(self.size, op.dst_offset + op.length)
 
     def entered(self) -> None:
         """A Write or Truncate has carried times and mode into the row."""

@@ -41,7 +41,7 @@ from cloudverge_protocol.codec import decode
 from cloudverge_protocol.errors import Code, ProtocolFault
 from cloudverge_protocol.ids import FILE_BYTES_MAX, InodeId
 from cloudverge_protocol.inodes import Extents
-from cloudverge_protocol.operations import Operation, PunchHole, Truncate, Write
+from cloudverge_protocol.operations import CloneRange, Operation, PunchHole, Truncate, Write
 
 
 class Restorable(Protocol):
@@ -211,7 +211,8 @@ class Replay:
             if isinstance(op, PunchHole):
                 self._content.cut(op.ino, op.offset, op.offset + op.length)
             self._ledger.overtake(op)
-        for ino in inodes_met(op) if self.last else ():
+        changed = (op.dst,) if isinstance(op, CloneRange) else inodes_met(op)
+        for ino in changed if self.last else ():
             if ino in self.last:
                 self.last[ino].overtaken(op)
 

@@ -3,7 +3,7 @@
 Reading order of the names side: rowkeys, records, journal (what is kept) -> replica, rows, localset (what is
 known) -> holding, entries, writes, ledger (what is accepted, in which order) -> outbox, shipper, aside (how it
 is committed) -> loader, rebase, replay, recovery (how it is brought back) -> core and the parts of ``Vfs``:
-names, files, holes, attributes, listing, xattrs, facade.
+names, files, holes, copying, attributes, listing, xattrs, facade.
 """
 
 import json

@@ -121,6 +121,20 @@ async def truncate(mount: Mount, p: int) -> None:
     await mount.vfs.setattr(await mount.ino(p, b"f"), SetattrRequest(size=3), ROOT)
 
 
+async def punch(mount: Mount, p: int) -> None:
+    fh = (await mount.vfs.open(await mount.ino(p, b"f"), os.O_RDWR, ROOT)).fh
+    await mount.vfs.fallocate(fh, 3, 2, 4)
+    await mount.vfs.release(fh)
+
+
+async def clone(mount: Mount, p: int) -> None:
+    source = (await mount.vfs.open(await mount.ino(p, b"f"), os.O_RDWR, ROOT)).fh
+    target = (await mount.vfs.open(await mount.ino(p, b"g"), os.O_RDWR, ROOT)).fh
+    await mount.vfs.copy_file_range(source, 2, target, 1, 9)
+    for fh in (source, target):
+        await mount.vfs.release(fh)
+
+
 async def chunk_done(mount: Mount, p: int) -> None:
     mount.vfs.core.content.new_chunk()
 
@@ -136,6 +150,8 @@ KINDS = {
     op.Removexattr: remove_attribute,
     op.Write: write,
     op.Truncate: truncate,
+    op.PunchHole: punch,
+    op.CloneRange: clone,
     op.ChunkDone: chunk_done,
 }
 

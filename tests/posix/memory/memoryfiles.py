@@ -156,6 +156,11 @@ class MemoryFiles:
             raise Refused(Code.BEYOND_END)
         return offset if whence == os.SEEK_DATA else size
 
+    async def copy_file_range(
+        self, fh_in: int, offset_in: int, fh_out: int, offset_out: int, length: int
+    ) -> int:
+        return await self.write(fh_out, offset_out, await self.read(fh_in, offset_in, length))
+
     async def open(self, ino: int, flags: int, ctx: Caller) -> Opened:
         if flags & 0o1000:  # O_TRUNC
             self._resize(ino, 0)
