@@ -1,4 +1,4 @@
-"""Open files: create, open, read, write, flush, release, fsync."""
+"""Open files: create, tmpfile, open, read, write, flush, release, fsync."""
 
 import os
 import stat
@@ -36,6 +36,17 @@ class Files(Names, Attributes, Locking):
             row = await self.lookup(parent, name)
             return (await self.open(row.ino, flags, ctx)).fh, row
         return self._handle(row.ino, flags, ctx), row
+
+    async def tmpfile(self, parent: int, mode: int, flags: int, ctx: Caller) -> tuple[int, Inode]:
+        """Make a file without a name and open it (O_TMPFILE); ``link`` may give it one, but with O_EXCL.
+
+        It is an orphan from birth (see ``operations.Create``): closed without a name it ends, and so it does when
+        this process is killed, because its incarnation ends then.
+        """
+        row = await self._made(parent, b"", stat.S_IFREG | stat.S_IMODE(mode), ctx, 0, b"")
+        fh = self._handle(row.ino, flags, ctx)
+        self.core.handles.allow_link(row.ino, not flags & os.O_EXCL)
+        return fh, row
 
     def _handle(self, ino: int, flags: int, ctx: Caller) -> int:
         writable = flags & os.O_ACCMODE != os.O_RDONLY

@@ -101,6 +101,9 @@ class FileSystem(Protocol):
         """``flock_owner``, if not 0, has ended, and with it its flock(2)."""
 
     async def fsync(self, fh: int, datasync: bool) -> None: ...
+    async def tmpfile(self, parent: int, mode: int, flags: int, ctx: Caller) -> tuple[int, Inode]:
+        """As ``create``, without a name: O_TMPFILE. ``link`` may give it one, unless ``flags`` has O_EXCL."""
+
     async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
         """fallocate(2); ``mode`` is its flags."""
 

@@ -40,6 +40,7 @@ class Handles:
         self._folders: dict[int, FolderHandle] = {}
         self._opens: dict[int, int] = {}
         self._pinned: set[int] = set()
+        self._linkable: set[int] = set()  # open files that never had a name and may be given one
         self._next = 0
 
     def __len__(self) -> int:
@@ -89,6 +90,17 @@ class Handles:
         """The same for a folder."""
         return self._let_go(self._folders.pop(fh).ino) if fh in self._folders else 0
 
+    def allow_link(self, ino: int, allowed: bool) -> None:
+        """Whether this open file without a name may be given one; until it is closed."""
+        if allowed and ino in self._opens:
+            self._linkable.add(ino)
+        else:
+            self._linkable.discard(ino)
+
+    def may_link(self, ino: int) -> bool:
+        """Whether linkat(2) may give a name to this file, should it have none."""
+        return ino in self._linkable
+
     def pin(self, ino: int) -> None:
         """Keep an inode until ``unpin``."""
         if ino not in self._pinned:
@@ -108,4 +120,5 @@ class Handles:
             self._opens[ino] = left
             return 0
         del self._opens[ino]
+        self._linkable.discard(ino)
         return ino

@@ -23,6 +23,7 @@ from cloudverge_protocol.operations import (
     RENAME_EXCHANGE,
     ChunkDone,
     Create,
+    Link,
     Operation,
     Rename,
     Write,
@@ -174,10 +175,11 @@ class Ledger(Writes):
         self.release_all(self.holding.all_ready())
         self.restate_due()
 
-    def has_old_writes(self) -> bool:
-        """Whether Writes of an earlier incarnation are held: they name its chunks."""
+    def needs_old(self) -> bool:
+        """Whether an earlier incarnation must not end yet: held Writes name its chunks, held Links its orphans."""
         return any(
-            hold <= self._old_hold and type(held.op) is Write for hold, held in self.holding.held.items()
+            hold <= self._old_hold and isinstance(held.op, Write | Link)
+            for hold, held in self.holding.held.items()
         )
 
     def trim(self, replica_position: int) -> None:

@@ -97,14 +97,14 @@ class Names:
         core = self.core
         core.check_writable()
         core.ledger.quota.check_inode()
-        if self._entry_or_none(parent, name) is not None:
+        if name and self._entry_or_none(parent, name) is not None:
             raise Refused(Code.EXISTS, "the name exists")
         ino, now_ns = InodeId(core.take_id()), core.clock_ns()
         op = Create(
             InodeId(parent),
             name,
             ino,
-            DentryId(core.take_id()),
+            DentryId(core.take_id() if name else 0),
             mode,
             ctx.uid,
             ctx.gid,
@@ -129,9 +129,11 @@ class Names:
         core.check_writable()
         if self._entry_or_none(parent, name) is not None:
             raise Refused(Code.EXISTS, "the name exists")
-        core.row(ino)
+        if not core.row(ino).nlink and not core.handles.may_link(ino):
+            raise Refused(Code.NOT_FOUND, "the file has been removed")
         op = Link(InodeId(ino), InodeId(parent), name, DentryId(core.take_id()), core.clock_ns())
         core.ledger.accept(op, sources=self._sources(ino))
+        core.handles.allow_link(ino, allowed=False)
         return core.shown(core.row(ino))
 
     def _sources(self, *inos: int) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from cloudverge_mount.replicawriter import ReplicaWriter
 from cloudverge_mount.rowkeys import Touched, nothing_touched
 from cloudverge_protocol.errors import CloudVergeError, Refused
 from cloudverge_protocol.ids import InodeId
-from cloudverge_protocol.operations import Operation, Write
+from cloudverge_protocol.operations import Link, Operation, Write
 from cloudverge_protocol.rules import apply
 
 SLICE = 500  # operations whose rows are loaded together
@@ -96,6 +96,8 @@ class Rebase:
         local = LocalSet(self._ledger.rows)
         while True:
             local.begin(made(op))
+            if isinstance(op, Link):
+                self._know_orphan(op.ino)
             try:
                 apply(op, local)
             except NotLoaded as missing:
@@ -103,6 +105,12 @@ class Rebase:
                 continue
             local.commit()
             return
+
+    def _know_orphan(self, ino: int) -> None:
+        """A file without a name that we have given one was ours: a replica that is new does not know that."""
+        node = self._ledger.rows.node(ino)
+        if node is not None and node.row is not None and not node.row.nlink:
+            self._ledger.rows.add_orphan(ino)
 
     async def _load_dirty(self, among: set[int]) -> None:
         """Files that are dirty need their rows at hand: their Writes enter without waiting."""

@@ -197,7 +197,7 @@ class Shipper:
         self._close_after = None  # those that end now have made more
 
     async def _close_old(self) -> None:
-        if not self.old or self._ledger.has_old_writes():
+        if not self.old or self._ledger.needs_old():
             return
         if not self.old_orphans.isdisjoint(self._ledger.rows.orphans):
             return

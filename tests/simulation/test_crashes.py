@@ -292,6 +292,8 @@ class World:
             fh, row = await vfs.create(parent, name, 0o644, os.O_RDWR | os.O_EXCL, ROOT)
             self.handles[row.ino] = fh
             self.floor[row.ino], self.since[row.ino] = b"", [b""]
+        elif kind == "nameless":
+            await self.nameless(parent, name, b, c)
         elif kind == "symlink":
             await vfs.symlink(parent, name, b"target", USER)
         elif kind == "unlink":
@@ -315,6 +317,27 @@ class World:
             self.rights.reopen()
         else:
             await self.file_step(kind, *self.find_there(a + b), a, b, c)
+
+    async def nameless(self, parent: int, name: bytes, b: int, c: int) -> None:
+        """A file of O_TMPFILE: written, given a name or not, closed or left open."""
+        fh, row = await self.vfs.tmpfile(parent, 0o600, 0, ROOT)
+        self.handles[row.ino] = fh
+        self.floor[row.ino], self.since[row.ino] = b"", [b""]
+        self.stamp += 1
+        if b % 4:
+            await self.vfs.write(fh, b % 3, bytes([self.stamp % 255 + 1]) * (b % 4))
+            await self.changed(row.ino, is_safe=False)
+        if c % 2:
+            await self.vfs.flush(fh)
+        if c % 3:
+            had = await self.content(row.ino)
+            await self.vfs.link(row.ino, parent, name)
+            self.had[await self.entry(parent, name)] = had
+            await self.changed(row.ino, is_safe=True)
+        if c % 5 == 0:
+            await self.vfs.flush(fh)
+            await self.vfs.release(fh)
+            del self.handles[row.ino]
 
     async def file_step(self, kind: str, parent: int, name: bytes, a: int, b: int, c: int) -> None:
         vfs = self.vfs
@@ -382,6 +405,18 @@ class World:
             was = vfs.core.content.is_dirty(ino)
             await vfs.setattr(ino, SetattrRequest(size=c % 9), ROOT)
             await self.changed(ino, is_safe=not was)
+        elif kind == "allocate":
+            was = vfs.core.content.is_dirty(ino)
+            await vfs.fallocate(fh, (3, 3, 0, 1, 16, 17)[c % 6], a % 7, b % 5 + 1)
+            await self.changed(ino, is_safe=not was)
+        elif kind == "copy":
+            others = [each for each in self.handles.values() if not vfs.core.handles.file(each).append]
+            if others:
+                into = others[a % len(others)]
+                other = vfs.core.handles.file(into).ino
+                was = vfs.core.content.is_dirty(other)
+                await vfs.copy_file_range(fh, a % 4, into, b % 6, b % 5 + 1)
+                await self.changed(other, is_safe=not was)
         elif kind == "close":
             await vfs.flush(fh)
             await self.changed(ino, is_safe=True)
@@ -397,6 +432,7 @@ KINDS = (
     "mkdir", "mkdir", "rmdir", "swap folders", "create", "create", "symlink", "unlink", "ship", "ship", "replica",
     "new chunk", "sync", "reopen", "rename", "rename", "rename", "fsync", "link", "setattr", "xattr", "upload",
     "upload", "write", "write", "write", "truncate", "close", "close", "release", "kill", "kill",
+    "allocate", "allocate", "copy", "copy", "nameless",
 )  # fmt: skip
 
 small = st.integers(0, 17)
@@ -447,6 +483,7 @@ def same_on_server(world: World) -> None:
     assert set(rows.inodes) == named
     for ino in named:
         assert rows.inodes[ino] == model.inodes[ino]
+        assert rows.file_extents(ino) == model.file_extents(ino)
     assert {ino: held for ino, held in rows.attributes.items() if ino in named} == {
         ino: held for ino, held in model.attributes.items() if ino in named
     }

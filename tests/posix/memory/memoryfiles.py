@@ -85,7 +85,7 @@ class MemoryFiles:
     def _make(
         self, parent: int, name: bytes, mode: int, ctx: Caller, rdev: int = 0, target: bytes = b""
     ) -> Inode:
-        ino, dentry = InodeId(next(self._ids)), next(self._ids)
+        ino, dentry = InodeId(next(self._ids)), next(self._ids) if name else 0
         apply(
             ops.Create(
                 InodeId(parent), name, ino, dentry, mode, ctx.uid, ctx.gid, time.time_ns(), rdev, target
@@ -136,6 +136,10 @@ class MemoryFiles:
 
     async def create(self, parent: int, name: bytes, mode: int, flags: int, ctx: Caller) -> tuple[int, Inode]:
         inode = self._make(parent, name, stat.S_IFREG | (mode & ~ctx.umask & 0o7777), ctx)
+        return self._handle(inode.ino), inode
+
+    async def tmpfile(self, parent: int, mode: int, flags: int, ctx: Caller) -> tuple[int, Inode]:
+        inode = self._make(parent, b"", stat.S_IFREG | (mode & ~ctx.umask & 0o7777), ctx)
         return self._handle(inode.ino), inode
 
     async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
