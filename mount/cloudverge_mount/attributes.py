@@ -4,6 +4,7 @@ import os
 import stat
 from typing import Final
 
+from cloudverge_mount.aclkeeping import AclKeeping
 from cloudverge_mount.core import Core, NotStored
 from cloudverge_mount.filesystem import Caller, SetattrRequest, Statfs
 from cloudverge_mount.localset import NotLoaded
@@ -25,7 +26,7 @@ def without_setid(mode: int) -> int | None:
     return None if kept == mode & 0o7777 else kept
 
 
-class Attributes:
+class Attributes(AclKeeping):
     """The part of ``Vfs`` that deals in attributes."""
 
     core: Core
@@ -85,9 +86,12 @@ class Attributes:
         core = self.core
         core.check_writable()
         core.row(ino)
+        now_ns = core.clock_ns()
+        if changes.mode is not None:
+            self.before_chmod(ino, changes.mode, now_ns)
         op = Setattr(
             InodeId(ino),
-            core.clock_ns(),
+            now_ns,
             changes.mode,
             changes.uid,
             changes.gid,

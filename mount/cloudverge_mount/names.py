@@ -3,6 +3,7 @@
 import stat
 from typing import Final
 
+from cloudverge_mount.aclkeeping import AclKeeping
 from cloudverge_mount.core import Core, OutOfIds
 from cloudverge_mount.filesystem import Caller
 from cloudverge_mount.localset import NotLoaded
@@ -26,7 +27,7 @@ _FLAGS: Final = RENAME_NOREPLACE | RENAME_EXCHANGE
 _AGAIN: Final = (NotLoaded, OutOfIds, Spent)
 
 
-class Names:
+class Names(AclKeeping):
     """The part of ``Vfs`` that deals in names."""
 
     core: Core
@@ -99,6 +100,7 @@ class Names:
         core.ledger.quota.check_inode()
         if name and self._entry_or_none(parent, name) is not None:
             raise Refused(Code.EXISTS, "the name exists")
+        mode, inherited = self.inherit(parent, mode, ctx.umask) if self.acl else (mode, None)
         ino, now_ns = InodeId(core.take_id()), core.clock_ns()
         op = Create(
             InodeId(parent),
@@ -113,6 +115,8 @@ class Names:
             target,
         )
         core.ledger.accept(op, newborn=ino)
+        if inherited is not None:
+            self.bequeath(ino, inherited, now_ns)
         return core.shown(core.row(ino))
 
     async def link(self, ino: int, new_parent: int, new_name: bytes) -> Inode:

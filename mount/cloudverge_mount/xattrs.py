@@ -1,7 +1,9 @@
-"""Extended attributes."""
+"""Extended attributes; two of them are access control lists, where the kernel heeds those (see ``aclkeeping``)."""
 
 from collections.abc import Mapping, Sequence
 
+from cloudverge_mount.acl import ACCESS, DEFAULT
+from cloudverge_mount.aclkeeping import AclKeeping
 from cloudverge_mount.core import Core
 from cloudverge_mount.replica import HAS_XATTRS, XATTRS
 from cloudverge_protocol.errors import Code, Refused
@@ -9,7 +11,7 @@ from cloudverge_protocol.ids import InodeId
 from cloudverge_protocol.operations import Removexattr, Setxattr
 
 
-class Xattrs:
+class Xattrs(AclKeeping):
     """The part of ``Vfs`` that deals in extended attributes."""
 
     core: Core
@@ -32,14 +34,21 @@ class Xattrs:
         self.core.row(ino)
         return self.core.ledger.local.xattrs(InodeId(ino))
 
-    async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int) -> None:
-        """Set a value."""
-        await self.core.retry(self._setxattr, ino, name, value, flags)
+    def _is_list(self, name: bytes) -> bool:
+        return self.acl and name in (ACCESS, DEFAULT)
 
-    def _setxattr(self, ino: int, name: bytes, value: bytes, flags: int) -> None:
+    async def setxattr(
+        self, ino: int, name: bytes, value: bytes, flags: int, kill_sgid: bool = False
+    ) -> None:
+        """Set a value; ``kill_sgid``: an access list that sets the mode clears setgid in it."""
+        await self.core.retry(self._setxattr, ino, name, value, flags, kill_sgid)
+
+    def _setxattr(self, ino: int, name: bytes, value: bytes, flags: int, kill_sgid: bool) -> None:
         core = self.core
         core.check_writable()
         core.row(ino)
+        if self._is_list(name):
+            return self.set_list(ino, name, value, flags, kill_sgid)
         core.ledger.accept(Setxattr(InodeId(ino), name, value, flags, core.clock_ns()))
 
     async def removexattr(self, ino: int, name: bytes) -> None:
@@ -50,4 +59,6 @@ class Xattrs:
         core = self.core
         core.check_writable()
         core.row(ino)
+        if self._is_list(name):
+            return self.remove_list(ino, name)
         core.ledger.accept(Removexattr(InodeId(ino), name, core.clock_ns()))
