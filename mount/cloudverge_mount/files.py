@@ -121,11 +121,11 @@ class Files(Names, Attributes, Locking):
         check = partial(self._check_growth, end, pending.size, len(data))
         try:
             await self._take(handle.ino, offset, data, check)
-        except CloudVergeError:
+        except BaseException:  # whoever waited for room may have been interrupted, too
             self._end_clean(handle.ino)
             raise
         if handle.ino not in core.pendings:  # all that was dirty has entered while these waited for room
-            await self._dirty_again(handle.ino)
+            await self._dirty_again(handle.ino, offset, end)
         self._written(handle, end, len(data))
         return len(data)
 
@@ -150,11 +150,14 @@ class Files(Names, Attributes, Locking):
             pending = core.pendings[ino] = Pending(row.size)
         return pending
 
-    async def _dirty_again(self, ino: int) -> None:
+    async def _dirty_again(self, ino: int, start: int, end: int) -> None:
         try:
             await self.core.retry(self._begin_dirty, ino)
         except CloudVergeError:
             self.core.content.drop(InodeId(ino))  # the file has gone meanwhile
+            raise
+        except BaseException:  # interrupted: nothing was written
+            self.core.content.cut(InodeId(ino), start, end)
             raise
 
     def _check_growth(self, end: int, size: int, length: int) -> None:

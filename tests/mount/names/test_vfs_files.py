@@ -129,6 +129,56 @@ async def test_a_truncation_that_the_journal_cannot_take_leaves_no_trace(
     assert contents_of(mounts.server, mounts.disk, ino) == b"bytes"
 
 
+async def test_a_write_that_is_interrupted_while_it_waits_for_room_leaves_nothing_pending(
+    mounts, root, clock, monkeypatch
+) -> None:
+    vfs = await mounts.start()
+    _, fh = await opened(mounts, b"bytes")
+    await mounts.settle()
+
+    async def never(*_):
+        await trio.sleep_forever()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vfs.core.content, "write", never)
+        with trio.move_on_after(1) as scope:
+            await vfs.write(fh, 0, b"interrupted")
+    assert scope.cancelled_caught
+    assert not vfs.core.pendings
+    assert await vfs.read(fh, 0, 100) == b"bytes"
+    await vfs.write(fh, 5, b"!")
+    await mounts.settle()
+    await assert_same(vfs, mounts.server, mounts.disk)
+
+
+async def test_a_write_that_is_interrupted_when_its_bytes_are_taken_takes_them_back(
+    mounts, root, clock, monkeypatch
+) -> None:
+    vfs = await mounts.start()
+    ino, fh = await opened(mounts, b"bytes")
+    await mounts.settle()
+    write, retry = vfs.core.content.write, vfs.core.retry
+
+    async def late(*arguments):
+        await write(*arguments)
+        vfs.core.pendings.pop(ino)  # all that was dirty before has entered meanwhile
+        vfs.core.retry = never
+
+    async def never(*_):
+        await trio.sleep_forever()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vfs.core.content, "write", late)
+        with trio.move_on_after(1) as scope:
+            await vfs.write(fh, 3, b"interrupted")
+    vfs.core.retry = retry
+    assert scope.cancelled_caught
+    assert not vfs.core.content.is_dirty(ino)
+    assert await vfs.read(fh, 0, 100) == b"bytes"
+    await mounts.settle()
+    await assert_same(vfs, mounts.server, mounts.disk)
+
+
 async def test_a_rename_waits_for_the_size_the_file_had_too(mounts, root) -> None:
     vfs = await mounts.start()
     ino, fh = await opened(mounts)
