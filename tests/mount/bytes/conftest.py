@@ -17,7 +17,7 @@ from cloudverge_protocol import codec, receipts
 from cloudverge_protocol import messages as m
 from cloudverge_protocol.checksum import piece_crcs, pieces_match
 from cloudverge_protocol.errors import CloudVergeError, Code, make_error
-from cloudverge_protocol.extents import clip, splice
+from cloudverge_protocol.extents import clip, cut, splice
 from cloudverge_protocol.frames import FrameReader
 from cloudverge_protocol.ids import BLOCK_BYTES, PROTOCOL_VERSION
 from cloudverge_protocol.messages import FrameType
@@ -361,6 +361,10 @@ class Names:
             self.extents[ino] = clip(self.extents.get(ino, ()), 0, size)
             self.journal.append(("cut", ino, size))
         self.size[ino] = size
+
+    def punch(self, ino, start, end):
+        self.extents[ino] = cut(self.extents.get(ino, ()), start, end)
+        self.content.cut(ino, start, end)
 
     async def read(self, ino, offset=0, length=None):
         size = self.size.get(ino, 0)

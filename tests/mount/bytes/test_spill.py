@@ -72,6 +72,19 @@ async def test_a_cut_after_a_close_is_not_undone_by_a_kill(open_mount):
         assert await mount.names.read(INO) == b"a" * 100 + bytes(900)
 
 
+async def test_a_hole_after_a_close_is_not_undone_by_a_kill(open_mount):
+    async with open_mount() as mount:
+        mount.cluster.metaserver.refuse_allocate = Code.UNAVAILABLE
+        await mount.names.write(INO, 0, b"a" * 1000)
+        mount.content.close(INO)
+        mount.names.punch(INO, 100, 900)
+        journal = spilled(mount)
+        assert (journal[-1].forgets, journal[-1].offset, journal[-1].end) == (True, 100, 900)
+    async with open_mount(journal=journal) as mount:
+        mount.names.size[INO] = 1000
+        assert await mount.names.read(INO) == b"a" * 100 + bytes(800) + b"a" * 100
+
+
 async def test_spill_space_returns_only_when_the_write_is_committed(open_mount, tmp_path):
     async with open_mount() as mount:
         await mount.names.write(INO, 0, os.urandom(5 << 20))

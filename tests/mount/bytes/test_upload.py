@@ -199,6 +199,24 @@ async def test_what_was_overwritten_cut_or_dropped_under_way_is_never_entered(op
         assert INO + 1 in mount.names.settled
 
 
+async def test_what_became_a_hole_under_way_is_never_entered_and_what_lies_above_it_is(open_mount):
+    async with open_mount() as mount:
+        for server in mount.cluster.chunkservers.values():
+            server.delay_s = 0.2
+        await mount.names.write(INO, 0, b"a" * 100)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.content.flush, INO)
+            await trio.sleep(0.1)
+            mount.names.punch(INO, 20, 60)
+            assert mount.content.dirty_ranges(INO, 0, 1000) == [(0, 20), (60, 100)]
+            await mount.names.write(INO, 30, b"b" * 5)
+        await mount.content.flush(INO)
+        expected = b"a" * 20 + bytes(10) + b"b" * 5 + bytes(25) + b"a" * 40
+        assert mount.names.durable_bytes(INO) == expected
+        assert sum(extent.length for extent in mount.names.extents[INO]) == 65
+        assert mount.content.dirty_ranges(INO, 0, 1000) == []
+
+
 async def test_a_stalled_upload_spills_open_files_and_writing_goes_on(open_mount):
     budgets = Budgets(dirty_bytes=2 << 20, disk_cache_bytes=0)
     async with open_mount(budgets) as mount:

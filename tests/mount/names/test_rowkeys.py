@@ -32,6 +32,9 @@ operations = st.one_of(
     st.builds(op.Removexattr, inos, st.just(b"user.a"), st.just(1)),
     st.builds(op.Write, inos, st.just((Extent(0, 3, 9, 0),)), st.just(3), st.just(1), st.just(1)),
     st.builds(op.Truncate, inos, st.just(1), st.just(1)),
+    st.builds(op.PunchHole, inos, st.just(1), st.just(1), st.just(1)),
+    st.builds(op.CloneRange, inos, st.just(0), st.just(1), inos, st.just(1), st.just(1)),
+    st.builds(op.Create, inos, st.just(b""), fresh, st.just(0), st.just(0o100644), st.just(0), st.just(0), st.just(1)),
     st.builds(op.Reap, inos),
 )  # fmt: skip
 

@@ -4,6 +4,7 @@ import os
 import stat
 
 import pytest
+import trio
 
 from cloudverge_mount.filesystem import Caller, SetattrRequest
 from cloudverge_mount.vfs import OwnerPolicy
@@ -168,6 +169,34 @@ async def test_by_default_everything_is_shown_as_the_mounting_users(mounts, user
     await mounts.again(OwnerPolicy(True, 0, 0))
     kept = await mounts.vfs.lookup(1, b"f")
     assert (kept.uid, kept.gid) == (9, 10)
+
+
+async def test_create_and_replace_are_decided_when_an_attribute_is_set(mounts) -> None:
+    vfs = await mounts.start()
+    row = await mounts.file(1, b"f")
+    await mounts.settle()
+    await mounts.again()  # nothing is known of its attributes, so that all who set one have to wait
+    vfs, set_by, refusals = mounts.vfs, [], []
+
+    async def attempt(value: bytes, flags: int) -> None:
+        try:
+            await vfs.setxattr(row.ino, b"user.a", value, flags)
+            set_by.append(value)
+        except CloudVergeError as error:
+            refusals.append(error.code)
+
+    await attempt(b"0", os.XATTR_REPLACE)
+    await attempt(b"0", os.XATTR_CREATE | os.XATTR_REPLACE)
+    async with trio.open_nursery() as nursery:
+        for value in (b"1", b"2", b"3"):
+            nursery.start_soon(attempt, value, os.XATTR_CREATE)
+    assert (len(set_by), refusals) == (1, [Code.NO_ATTR, Code.NO_ATTR, Code.EXISTS, Code.EXISTS])
+    assert await vfs.getxattr(row.ino, b"user.a") == set_by[0]
+    await attempt(b"4", os.XATTR_REPLACE)
+    await attempt(b"5", 4)
+    assert refusals[-1] == Code.INVALID
+    await mounts.settle()
+    assert mounts.server.rows.xattrs(row.ino) == {b"user.a": b"4"}
 
 
 async def test_extended_attributes_are_set_listed_and_removed(mounts) -> None:
