@@ -181,7 +181,9 @@ def main() -> None:
         case ["ask", folder, name, seconds]:
             ask(folder, name, float(seconds))
         case rest:
-            print("| requests | programs | pyfuse3, CPU us | direct, CPU us | part | pyfuse3, a second | direct, a second |")
+            print(
+                "| requests | programs | pyfuse3, CPU us | direct, CPU us | part | pyfuse3, a second | direct, a second |"
+            )
             print("|---|--:|--:|--:|--:|--:|--:|")
             for programs in (1, 2):
                 show(programs, float(rest[0]) if rest else 3.0)

@@ -19,7 +19,7 @@ import trio
 from cloudverge_mount import memory
 from cloudverge_mount.admittance import locate, make_identity, record_of
 from cloudverge_mount.authclient import AuthClient, Ticket
-from cloudverge_mount.bindings import choose, make_mount
+from cloudverge_mount.bindings import choose, heeds_acls, make_mount
 from cloudverge_mount.cachefolder import CacheFolder, Home, default_cache_folder
 from cloudverge_mount.config import MountConfig
 from cloudverge_mount.content import Content
@@ -113,6 +113,7 @@ class MountProcess:
         self._space_name = config.space
         self._servers = ServerList(self._endpoints.tls())
         self._failures: list[str] = []
+        self._fuse: dict[str, Any] = {}  # for people: which binding serves, what this kernel lacks
         self._stopping = False
         self._eviction = Eviction()
         self._identity: TicketKeeper
@@ -244,8 +245,11 @@ class MountProcess:
         options = fuse_options(chosen, self._space_name, os.getuid() or os.geteuid())
         kind = choose(chosen.values.get("fuse", ""))
         self._session.on_revoked(self._eviction.lost)
-        kernel = self._kernel = make_mount(kind, self._vfs, self._config.mountpoint, options)
+        acls = heeds_acls(kind, chosen, "default_permissions" in options)
+        kernel = self._kernel = make_mount(kind, self._vfs, self._config.mountpoint, options, acls=acls)
         kernel.attach()
+        self._vfs.acl = kernel.has_acls
+        self._fuse = {"binding": kind, "missing": kernel.missing}
         cache_of_kernel = KernelCache(kernel)
         self._vfs.invalidate = cache_of_kernel.drop
         try:
@@ -284,6 +288,7 @@ class MountProcess:
         status = describe(self._config, self._session, self._vfs, self._content)
         status["space"] = self._space_name
         status["right_ended"] = self._eviction.reason
+        status["fuse"] = self._fuse
         status["degraded"] += [*self._failures, *([self._eviction.reason] if self._eviction.reason else [])]
         return status
 

@@ -7,6 +7,7 @@ from typing import Final
 from cloudverge_mount.directmount import DirectMount
 from cloudverge_mount.filesystem import FileSystem
 from cloudverge_mount.kernelmount import PATIENCE_S, KernelMount
+from cloudverge_mount.options import MountOptions
 from cloudverge_protocol.errors import Code, Refused
 
 DIRECT: Final = "direct"
@@ -25,12 +26,33 @@ def choose(wanted: str) -> str:
     return wanted or (PYFUSE3 if is_there else DIRECT)
 
 
+def heeds_acls(kind: str, options: MountOptions, checked: bool) -> bool:
+    """Whether access control lists are to be heeded: where the kernel checks permissions, or ``-o acl`` asks for it.
+
+    Raises Refused where the binding cannot.
+    """
+    if options.acl and kind != DIRECT:
+        raise Refused(
+            Code.NOT_SUPPORTED, "-o acl needs -o fuse=direct: pyfuse3 cannot carry access control lists"
+        )
+    return kind == DIRECT and (options.acl or checked)
+
+
 def make_mount(
-    kind: str, files: FileSystem, mountpoint: Path, options: set[str], patience_s: float = PATIENCE_S
+    kind: str,
+    files: FileSystem,
+    mountpoint: Path,
+    options: set[str],
+    patience_s: float = PATIENCE_S,
+    *,
+    acls: bool = False,
 ) -> KernelMount:
-    """A mount of this kind (see ``choose``), not attached yet; a request may take ``patience_s``."""
+    """A mount of this kind (see ``choose``), not attached yet.
+
+    A request may take ``patience_s``. With ``acls`` the kernel is to heed access control lists, if it can be told to.
+    """
     if kind == DIRECT:
-        return DirectMount(files, mountpoint, options, patience_s)
+        return DirectMount(files, mountpoint, options, patience_s, acls=acls)
     from cloudverge_mount.pyfusemount import PyfuseMount  # it may not be installed
 
     return PyfuseMount(files, mountpoint, options, patience_s)

@@ -4,21 +4,21 @@ The counterpart of ``binding``, which does the same over pyfuse3; what both show
 takes a request and its body and returns the bytes of the answer. What it raises becomes an errno in ``refuse``, the one
 place for that; what is not a ``CloudVergeError`` is a bug: it is logged and becomes EIO, and the mount lives on.
 
-The node id is the inode number.
+The node id is the inode number. Handlers of open files are in ``directfiles``.
 """
 
 import errno
 import math
-import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 import structlog
 
 from cloudverge_mount.barred import BARRED
+from cloudverge_mount.directfiles import DirectFiles, caller_of
 from cloudverge_mount.errnos import errno_of
-from cloudverge_mount.filesystem import Caller, FileSystem, SetattrRequest
+from cloudverge_mount.filesystem import FileSystem, SetattrRequest
 from cloudverge_mount.fuse import abi, bodies, replies
 from cloudverge_mount.fuse.abi import Opcode, SetattrValid
 from cloudverge_mount.fuse.dirents import Dirents
@@ -62,11 +62,7 @@ def changes_of(body: bodies.Setattr, now_ns: int) -> SetattrRequest:
     )
 
 
-def _caller(request: Request, umask: int = 0) -> Caller:
-    return Caller(request.uid, request.gid, request.pid, umask)
-
-
-class DirectBinding:
+class DirectBinding(DirectFiles):
     """``handlers`` by opcode, over a ``FileSystem``."""
 
     def __init__(self, files: FileSystem, cache_s: float = EXCLUSIVE_CACHE_S) -> None:
@@ -90,13 +86,6 @@ class DirectBinding:
             Opcode.RENAME: self._rename,
             Opcode.RENAME2: self._rename,
             Opcode.LINK: self._link,
-            Opcode.OPEN: self._open,
-            Opcode.CREATE: self._create,
-            Opcode.READ: self._read,
-            Opcode.WRITE: self._write,
-            Opcode.FLUSH: self._flush,
-            Opcode.RELEASE: self._release,
-            Opcode.FSYNC: self._fsync,
             Opcode.OPENDIR: self._opendir,
             Opcode.READDIR: self._readdir,
             Opcode.READDIRPLUS: self._readdirplus,
@@ -110,6 +99,7 @@ class DirectBinding:
             Opcode.ACCESS: self._access,
             Opcode.IOCTL: self._ioctl,
             Opcode.DESTROY: self._destroy,
+            **self._handlers_of_files(),
         }
         self.handlers = {int(opcode): handler for opcode, handler in table.items()}
 
@@ -160,16 +150,16 @@ class DirectBinding:
             self.refuse(request, error)
 
     async def _mknod(self, request: Request, body: bodies.Mknod) -> bytes:
-        caller = _caller(request, body.umask)
+        caller = caller_of(request, body.umask)
         made = await self._files.mknod(request.node, body.name, body.mode, body.rdev, caller)
         return self._entry(request, made)
 
     async def _mkdir(self, request: Request, body: bodies.Mkdir) -> bytes:
-        caller = _caller(request, body.umask)
+        caller = caller_of(request, body.umask)
         return self._entry(request, await self._files.mkdir(request.node, body.name, body.mode, caller))
 
     async def _symlink(self, request: Request, body: bodies.Symlink) -> bytes:
-        caller = _caller(request)
+        caller = caller_of(request)
         return self._entry(request, await self._files.symlink(request.node, body.name, body.target, caller))
 
     async def _link(self, request: Request, body: bodies.Link) -> bytes:
@@ -198,13 +188,13 @@ class DirectBinding:
 
     async def _setattr(self, request: Request, body: bodies.Setattr) -> bytes:
         changes = changes_of(body, time.time_ns())
-        return self._attributes(request, await self._files.setattr(request.node, changes, _caller(request)))
+        return self._attributes(request, await self._files.setattr(request.node, changes, caller_of(request)))
 
     async def _readlink(self, request: Request, body: bodies.Readlink) -> bytes:
         return replies.data(request.unique, await self._files.readlink(request.node))
 
     async def _access(self, request: Request, body: bodies.Access) -> bytes:
-        if await self._files.access(request.node, body.mask, _caller(request)):
+        if await self._files.access(request.node, body.mask, caller_of(request)):
             return replies.ok(request.unique)
         return replies.error(request.unique, errno.EACCES)
 
@@ -225,7 +215,8 @@ class DirectBinding:
         return _sized(request, await self._files.getxattr(request.node, body.name), body.size)
 
     async def _setxattr(self, request: Request, body: bodies.Setxattr) -> bytes:
-        await self._files.setxattr(request.node, body.name, body.value, body.flags)
+        kills_sgid = bool(body.setxattr_flags & abi.SETXATTR_ACL_KILL_SGID)
+        await self._files.setxattr(request.node, body.name, body.value, body.flags, kills_sgid)
         return replies.ok(request.unique)
 
     async def _listxattr(self, request: Request, body: bodies.Listxattr) -> bytes:
@@ -234,44 +225,6 @@ class DirectBinding:
 
     async def _removexattr(self, request: Request, body: bodies.Removexattr) -> bytes:
         await self._files.removexattr(request.node, body.name)
-        return replies.ok(request.unique)
-
-    # --- files -------------------------------------------------------------------------------------------
-
-    async def _create(self, request: Request, body: bodies.Create) -> bytes:
-        caller = _caller(request, body.umask)
-        fh, inode = await self._files.create(request.node, body.name, body.mode, body.flags, caller)
-        cache_s = self._cache_s
-        return replies.created(
-            request.unique, inode, cache_s, attributes_s(inode.mode, cache_s), fh, abi.FOPEN_KEEP_CACHE
-        )
-
-    async def _open(self, request: Request, body: bodies.Open) -> bytes:
-        opened = await self._files.open(request.node, body.flags, _caller(request))
-        flags = abi.FOPEN_KEEP_CACHE if opened.keep_cache else 0
-        if opened.direct_io:
-            flags |= abi.FOPEN_DIRECT_IO
-        if body.flags & os.O_ACCMODE == os.O_RDONLY:
-            flags |= abi.FOPEN_NOFLUSH  # nothing of it can be left to be kept
-        return replies.opened(request.unique, opened.fh, flags)
-
-    async def _read(self, request: Request, body: bodies.Read) -> Iterable[bytes | memoryview]:
-        data = await self._files.read(body.fh, body.offset, body.size)
-        return replies.header(request.unique, len(data)), data
-
-    async def _write(self, request: Request, body: bodies.Write) -> bytes:
-        return replies.written(request.unique, await self._files.write(body.fh, body.offset, body.data))
-
-    async def _flush(self, request: Request, body: bodies.Flush) -> bytes:
-        await self._files.flush(body.fh)
-        return replies.ok(request.unique)
-
-    async def _release(self, request: Request, body: bodies.Release) -> bytes:
-        await self._files.release(body.fh)
-        return replies.ok(request.unique)
-
-    async def _fsync(self, request: Request, body: bodies.Fsync) -> bytes:
-        await self._files.fsync(body.fh, body.datasync)
         return replies.ok(request.unique)
 
     async def _ioctl(self, request: Request, body: bodies.Ioctl) -> bytes:

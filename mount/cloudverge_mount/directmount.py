@@ -25,15 +25,19 @@ from cloudverge_mount.mountpoints import unmount
 from cloudverge_protocol.errors import CloudVergeError, Code, Refused
 
 INIT_WAIT_S: Final = 10.0
+_ACLS: Final = Init.POSIX_ACL | Init.DONT_MASK  # umasks are ours then: a default list takes their place
 _log = structlog.get_logger()
 
 
 class DirectMount(KernelMount):
     """See ``KernelMount``."""
 
-    def __init__(self, files: FileSystem, mountpoint: Path, options: set[str], patience_s: float) -> None:
+    def __init__(
+        self, files: FileSystem, mountpoint: Path, options: set[str], patience_s: float, *, acls: bool
+    ) -> None:
         super().__init__(mountpoint, options)
         self._patience_s = patience_s
+        self._wanted = WANTED | Init.ATOMIC_O_TRUNC | (_ACLS if acls else Init(0))
         self._binding = DirectBinding(files)
         self._opened: Device | None = None
         self._loop: RequestLoop | None = None
@@ -41,11 +45,12 @@ class DirectMount(KernelMount):
     def _attach(self) -> None:
         try:
             self._opened = opened = device.mount(self._mountpoint, self._options)
-            agreed = _shake_hands(opened.fd)
+            agreed = _shake_hands(opened.fd, self._wanted)
         except (Cannot, Unsupported, BadRequest) as error:
             self._detach(unmount=self._opened is not None)
             raise Refused(Code.NOT_PERMITTED, f"{self._mountpoint} cannot be mounted: {error}") from None
         self.missing = agreed.missing
+        self.has_acls = _ACLS in agreed.flags
         self._loop = RequestLoop(
             opened.fd,
             Decoder(setxattr_ext=agreed.setxattr_ext),
@@ -55,6 +60,7 @@ class DirectMount(KernelMount):
             patience_s=self._patience_s,
             longer_s=LONGER_S,
             interruptible=INTERRUPTIBLE,
+            only_uid=os.getuid() if "allow_root" in self._options else None,
         )
 
     async def serve(self) -> None:
@@ -101,7 +107,7 @@ class DirectMount(KernelMount):
             _log.warning("it could not be unmounted", reason=error.message)
 
 
-def _shake_hands(fd: int) -> Handshake:
+def _shake_hands(fd: int, wanted: Init) -> Handshake:
     """Answer INIT; what is agreed on. Raises Cannot, Unsupported and BadRequest."""
     decoder, buffer = Decoder(), bytearray(READ_BUFFER_MIN)
     while True:
@@ -112,7 +118,7 @@ def _shake_hands(fd: int) -> Handshake:
             raise Cannot("the kernel does not begin with INIT")
         agreed = negotiate(
             request.body,
-            WANTED & ~(Init.POSIX_LOCKS | Init.FLOCK_LOCKS) | Init.ATOMIC_O_TRUNC,
+            wanted,
             max_background=BACKGROUND_MAX,
             congestion_threshold=BACKGROUND_MAX * 3 // 4,
         )

@@ -42,6 +42,7 @@ class KernelMount(ABC):
         self._options = options
         self._device = ""
         self.missing: tuple[str, ...] = ()  # what this kernel cannot do, and is done without
+        self.has_acls = False  # the kernel heeds access control lists, and leaves umasks to the file system
         self.ended = False
 
     def attach(self) -> None:

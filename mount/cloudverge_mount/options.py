@@ -30,7 +30,7 @@ KERNEL_VALUES: Final = frozenset(("subtype", "fsname", "context"))
 IGNORED: Final = frozenset(
     (*("rw", "defaults", "auto", "noauto", "user", "users", "nouser", "group", "owner", "nofail", "_netdev"),)
 )
-OWN_WORDS: Final = frozenset(("preserve_owner", "nonempty"))
+OWN_WORDS: Final = frozenset(("preserve_owner", "nonempty", "acl"))
 OWN_VALUES: Final = frozenset(
     (
         *("uid", "gid", "cluster", "cache-dir", "space", "grant"),
@@ -45,6 +45,7 @@ class MountOptions(NamedTuple):
     kernel: tuple[str, ...] = ()
     preserve_owner: bool = False
     nonempty: bool = False
+    acl: bool = False
     values: dict[str, str] = {}  # noqa: RUF012  never changed
 
     @property
@@ -73,4 +74,4 @@ def parse_options(texts: list[str]) -> MountOptions:
             kernel[word] = None
         elif name not in IGNORED and not name.startswith("x-"):
             raise Refused(Code.INVALID, f"{word!r} is no mount option")
-    return MountOptions(tuple(kernel), "preserve_owner" in own, "nonempty" in own, values)
+    return MountOptions(tuple(kernel), "preserve_owner" in own, "nonempty" in own, "acl" in own, values)

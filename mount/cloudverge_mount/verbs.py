@@ -72,6 +72,9 @@ def _mount_in_words(mount: dict[str, Any]) -> str:
     for server in mount.get("servers", []):
         free = size_in_words(server.get("free_bytes") or 0)
         lines.append(f"  server   {server.get('name')}: {server.get('state')}, {free} free")
+    fuse = mount.get("fuse") or {}
+    if fuse.get("missing"):
+        lines.append(f"  fuse     {fuse['binding']}; this kernel lacks {', '.join(fuse['missing'])}")
     lines += [f"  degraded {reason}" for reason in mount["degraded"]]
     return "\n".join(lines)
 

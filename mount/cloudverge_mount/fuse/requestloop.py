@@ -44,6 +44,13 @@ KILLED: Final = 1 << 8  # the bit of SIGKILL in /proc/PID/status
 Reply = bytes | Iterable[bytes | memoryview] | None
 Handler = Callable[[Request, Any], Coroutine[Any, Any, Reply]]  # of a request and its body
 _INTERRUPT: Final = int(Opcode.INTERRUPT)
+_OF_OPEN_FILES: Final = frozenset(  # whoever has it open was let in then
+    (
+        *(Opcode.READ, Opcode.WRITE, Opcode.FSYNC, Opcode.FLUSH, Opcode.RELEASE),
+        *(Opcode.READDIR, Opcode.READDIRPLUS, Opcode.FSYNCDIR, Opcode.RELEASEDIR),
+        *(Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.DESTROY),
+    )
+)
 _log = structlog.get_logger()
 
 
@@ -90,7 +97,8 @@ class RequestLoop(trio.abc.Instrument):
     """Serves the device ``fd``, which must not block. ``handlers`` answer by opcode; others get ENOSYS.
 
     ``refuse`` says which errno an exception of a handler is. A request may take ``patience_s``; those that may take
-    ``longer_s`` are named by opcode, as are those that end with any signal (``interruptible``).
+    ``longer_s`` are named by opcode, as are those that end with any signal (``interruptible``). With ``only_uid``
+    nobody but this user and root is let in (allow_root, of which the kernel knows nothing).
     """
 
     def __init__(
@@ -104,6 +112,7 @@ class RequestLoop(trio.abc.Instrument):
         patience_s: float,
         longer_s: dict[int, float] | None = None,
         interruptible: Iterable[int] = (),
+        only_uid: int | None = None,
     ) -> None:
         self._fd = fd
         self._decode = decoder.decode
@@ -114,6 +123,7 @@ class RequestLoop(trio.abc.Instrument):
         self._patience_s = patience_s
         self._longer_s = longer_s or {}
         self._interruptible = frozenset(interruptible)
+        self._only_uid = only_uid
         self._readiness = Readiness(fd)
         self._reader: Task | None = None
         self._idle: deque[Task] = deque()
@@ -188,8 +198,8 @@ class RequestLoop(trio.abc.Instrument):
                 if request is None:
                     break
             handler = handlers.get(request.opcode)
-            if handler is None:
-                self._answer_by_itself(request)
+            if handler is None or (self._only_uid is not None and not self._admits(request)):
+                self._turn_away(request, errno.ENOSYS if handler is None else errno.EACCES)
                 continue
             coroutine = handler(request, request.body)
             try:
@@ -309,9 +319,12 @@ class RequestLoop(trio.abc.Instrument):
             self._doubted.discard(worker)
             worker.request = None
 
-    def _answer_by_itself(self, request: Request) -> None:
+    def _admits(self, request: Request) -> bool:
+        return request.uid in (self._only_uid, 0) or request.opcode in _OF_OPEN_FILES
+
+    def _turn_away(self, request: Request, verdict: int) -> None:
         if request.opcode not in (Opcode.FORGET, Opcode.BATCH_FORGET):
-            self._write(replies.error(request.unique, errno.ENOSYS))
+            self._write(replies.error(request.unique, verdict))
 
     def _fail(self, request: Request, error: Exception) -> None:
         self._reply(request, replies.error(request.unique, self._refuse(request, error)))

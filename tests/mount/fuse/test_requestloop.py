@@ -258,6 +258,16 @@ async def test_other_tasks_have_their_turn_however_many_requests_come(kernel, nu
     assert turns > 20
 
 
+async def test_with_allow_root_others_are_turned_away_but_for_what_they_have_open(kernel, files):
+    kernel.loop._only_uid = 1000
+    header = struct.Struct("<IIQQIIII")
+    for unique, uid in ((1, 0), (2, 1000), (3, 2000)):
+        kernel._end.send(header.pack(56, GETATTR, unique, 1, uid, 0, 1, 0) + BODY[GETATTR])
+    kernel._end.send(header.pack(56, FSYNC, 4, 1, 2000, 0, 1, 0) + BODY[FSYNC])
+    files.go_on.set()
+    assert await kernel.hear(1, 2, 3, 4) == [0, 0, errno.EACCES, 0]
+
+
 async def test_an_answer_the_kernel_does_not_take_becomes_eio(kernel, files, monkeypatch):
     sent = []
 

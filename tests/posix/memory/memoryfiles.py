@@ -182,10 +182,10 @@ class MemoryFiles:
         self._touch(ino, len(content))
         return len(data)
 
-    async def flush(self, fh: int) -> None:
+    async def flush(self, fh: int, lock_owner: int = 0) -> None:
         pass
 
-    async def release(self, fh: int) -> None:
+    async def release(self, fh: int, flock_owner: int = 0) -> None:
         ino = InodeId(self.handles.pop(fh))
         if self.rows.is_orphan(ino) and not self._is_open(ino):
             apply(ops.Reap(ino), self.rows)
