@@ -54,7 +54,7 @@ async def run():
             session = session_kind(workers, handle)
             sessions.append(session)
             session.start(nursery)
-            nursery.start_soon(workers.watch_deadlines, 0.02)
+            nursery.start_soon(workers.watch_deadlines)
             return session
 
         yield begin

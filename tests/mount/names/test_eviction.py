@@ -262,7 +262,7 @@ class Blocked:
 
 
 async def test_a_barred_binding_answers_eacces_to_requests_before_and_after(nursery):
-    files, workers = Blocked(), Workers(29.0)
+    files, workers = Blocked(), Workers()
     binding = Binding(files, workers)
     found = []
 

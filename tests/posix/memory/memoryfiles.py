@@ -220,7 +220,9 @@ class MemoryFiles:
             raise Refused(Code.NO_ATTR)
         return value
 
-    async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int) -> None:
+    async def setxattr(
+        self, ino: int, name: bytes, value: bytes, flags: int, kill_sgid: bool = False
+    ) -> None:
         apply(ops.Setxattr(InodeId(ino), name, value, flags, time.time_ns()), self.rows)
 
     async def listxattr(self, ino: int) -> list[bytes]:
