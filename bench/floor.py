@@ -58,7 +58,7 @@ def serve_pyfuse3(mountpoint: str) -> None:
         async def flush(self, fh):
             pass
 
-    pyfuse3.init(Nothing(), mountpoint, {*pyfuse3.default_options, "fsname=floor"})
+    pyfuse3.init(Nothing(), mountpoint, {"fsname=floor"})
     print("ready", flush=True)
     trio.run(pyfuse3.main)
     pyfuse3.close(unmount=False)

@@ -70,6 +70,7 @@ class DirectBinding(DirectFiles):
         self._cache_s = cache_s
         self._listing_budget = LISTING_START
         self._is_barred = False
+        self._ragged = set()
         table: dict[Opcode, Handler] = {
             Opcode.LOOKUP: self._lookup,
             Opcode.FORGET: self._forget,

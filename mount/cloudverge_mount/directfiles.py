@@ -1,5 +1,12 @@
-"""The direct binding's handlers of open files: opening, reading, writing, ranges, locks. See ``directbinding``."""
+"""The direct binding's handlers of open files: opening, reading, writing, ranges, locks. See ``directbinding``.
 
+The kernel keeps what is written through it, but a page that was not written as a whole it must ask for when it is read.
+A file written in pieces that end within pages is full of such pages, and asking for one after the other takes longer
+than reading all of it anew. So a file that was written on from within a page (*ragged*) is taken back from the kernel
+when it is opened next.
+"""
+
+import mmap
 import os
 from collections.abc import Iterable
 from typing import Final
@@ -14,6 +21,8 @@ from cloudverge_protocol.inodes import Inode
 
 COPY_MAX: Final = 0x7FFF_F000  # of COPY_FILE_RANGE, whose answer has 32 bits; the kernel asks for the rest
 UNLOCKED: Final = 2  # F_UNLCK
+IN_PAGE: Final = mmap.PAGESIZE - 1
+RAGGED_MAX: Final = 50_000  # files; of others it is forgotten, and they are read page by page
 _WAITING: Final = int(Opcode.SETLKW)
 
 
@@ -27,6 +36,7 @@ class DirectFiles:
 
     _files: FileSystem
     _cache_s: float
+    _ragged: set[int]
 
     def _handlers_of_files(self) -> dict[Opcode, Handler]:
         return {
@@ -64,7 +74,11 @@ class DirectFiles:
 
     async def _open(self, request: Request, body: bodies.Open) -> bytes:
         opened = await self._files.open(request.node, body.flags, caller_of(request))
-        flags = abi.FOPEN_KEEP_CACHE if opened.keep_cache else 0
+        keep_cache = opened.keep_cache
+        if request.node in self._ragged:
+            self._ragged.remove(request.node)
+            keep_cache = False
+        flags = abi.FOPEN_KEEP_CACHE if keep_cache else 0
         if opened.direct_io:
             flags |= abi.FOPEN_DIRECT_IO
         if body.flags & os.O_ACCMODE == os.O_RDONLY:
@@ -76,6 +90,8 @@ class DirectFiles:
         return replies.header(request.unique, len(data)), data
 
     async def _write(self, request: Request, body: bodies.Write) -> bytes:
+        if body.offset & IN_PAGE and len(self._ragged) < RAGGED_MAX:
+            self._ragged.add(request.node)
         return replies.written(request.unique, await self._files.write(body.fh, body.offset, body.data))
 
     async def _flush(self, request: Request, body: bodies.Flush) -> bytes:

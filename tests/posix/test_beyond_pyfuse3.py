@@ -101,6 +101,19 @@ def test_cp_makes_a_reflink_of_a_large_file_at_once(shared_mount, shared):
     print(f"\ncp of 64 MiB took {took * 1000:.0f} ms")
 
 
+def test_a_file_written_in_pieces_that_end_within_pages_is_read_in_large_ones(shared):
+    path = shared / "ragged"
+    data = os.urandom(8 * MIB)
+    with path.open("wb", buffering=0) as file:
+        for at in range(0, len(data), 10_240):
+            file.write(data[at : at + 10_240])
+    started = time.monotonic()
+    assert path.read_bytes() == data
+    first = time.monotonic() - started
+    assert path.read_bytes() == data
+    print(f"\nread after it was written in {first * 1000:.0f} ms")
+
+
 # --- files without a name, attributes -------------------------------------------------------------------------
 
 

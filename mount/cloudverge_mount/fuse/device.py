@@ -134,11 +134,10 @@ def _ask_helper(mountpoint: Path, words: list[str]) -> Device:
             raise Cannot(said.decode(errors="replace").strip() or f"{HELPER} failed")
         os.set_blocking(fd, False)
         os.set_inheritable(fd, False)
-        if "auto_unmount" in words:
-            helper.returncode = 0  # it stays, and is nobody's to wait for
-            return Device(fd, ours.detach())
-        helper.communicate(timeout=HELPER_WAIT_S)
-        return Device(fd)
+        helper.wait(HELPER_WAIT_S)  # what stays for auto_unmount is a child of it
+        if helper.stderr is not None:
+            helper.stderr.close()
+        return Device(fd, ours.detach() if "auto_unmount" in words else -1)
 
 
 def _for_helper(words: list[str]) -> list[str]:

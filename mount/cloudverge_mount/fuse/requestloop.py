@@ -3,18 +3,14 @@
 A request costs no turn of the trio loop. Its handler is a coroutine, and this loop takes its first step by itself:
 most handlers have their answer then. One that suspends hands out what it wants of trio (its *trap*); the worker passes
 that on, as ``await`` would have done, and goes on waiting as that request, while another worker takes over reading.
-Handlers notice nothing, since all of them runs in one and the same task. So there is always one reader, nobody is woken
+Handlers notice nothing, since each runs in one and the same task from beginning to end. So there is always one reader, nobody is woken
 while all is quick, and a request that waits blocks no other.
 
 Every ``QUANTUM_S`` the loop gets a real checkpoint, at once if another task is due and no request waits; while nothing
 else is due the reader lingers for the next request (see ``readiness``).
 
-A request that waits may be given up: when it has taken too long (I8), when its caller is being killed, or when all
-are. The kernel tells of a signal once (INTERRUPT), whatever it is; but programs do not expect EINTR from files, so
-what we look for is a caller who is about to die, and of whom a signal was told we look again and again. Only who waits
-for a lock is interrupted by any signal, as fcntl(2) has it.
-
-Each worker runs in a cancel scope, which must be older than the handlers in it; so one that was given up begins afresh.
+What ends a request that waits, other than its answer, is in ``patience``. Each worker runs in a cancel scope, which
+must be older than the handlers in it; so one that was given up begins afresh.
 """
 
 import errno
@@ -30,16 +26,13 @@ from trio.lowlevel import Task
 
 from cloudverge_mount.fuse import replies
 from cloudverge_mount.fuse.abi import Opcode
+from cloudverge_mount.fuse.patience import Patience
 from cloudverge_mount.fuse.requests import BadRequest, Decoder, Request
 from cloudverge_mount.readiness import Readiness
 
 QUANTUM_S: Final = 0.001
-WATCH_S: Final = 1.0
-DOUBT_S: Final = 0.2  # how often we look whether a caller who got a signal is dying
 WORKERS_MAX: Final = 5000  # each of them waits; the kernel's callers are as many
 IDLE_MAX: Final = 4
-PROC: Final = "/proc"
-KILLED: Final = 1 << 8  # the bit of SIGKILL in /proc/PID/status
 
 Reply = bytes | Iterable[bytes | memoryview] | None
 Handler = Callable[[Request, Any], Coroutine[Any, Any, Reply]]  # of a request and its body
@@ -52,16 +45,6 @@ _OF_OPEN_FILES: Final = frozenset(  # whoever has it open was let in then
     )
 )
 _log = structlog.get_logger()
-
-
-class _Worker:
-    __slots__ = ("request", "scope", "since", "verdict")
-
-    def __init__(self) -> None:
-        self.scope = trio.CancelScope()
-        self.request: Request | None = None  # that it waits for
-        self.since = 0.0
-        self.verdict = 0  # errno of a request that was given up
 
 
 class _Rest:
@@ -120,17 +103,12 @@ class RequestLoop(trio.abc.Instrument):
         self._vector = [self._buffer]
         self._handlers = handlers
         self._refuse = refuse
-        self._patience_s = patience_s
-        self._longer_s = longer_s or {}
-        self._interruptible = frozenset(interruptible)
+        self._patience = Patience(patience_s, longer_s or {}, interruptible)
         self._only_uid = only_uid
         self._readiness = Readiness(fd)
         self._reader: Task | None = None
         self._idle: deque[Task] = deque()
         self._workers = 0
-        self._busy: dict[int, _Worker] = {}  # by the number of their request
-        self._doubted: set[_Worker] = set()
-        self._doubt = trio.Event()
         self._due: set[Task] = set()  # runnable tasks that wait for us
         self._yield_at = 0.0
         self._nursery: trio.Nursery | None = None
@@ -142,7 +120,7 @@ class RequestLoop(trio.abc.Instrument):
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._watch)
+                nursery.start_soon(self._patience.watch)
                 self._start_worker()
         finally:
             self.ended = True
@@ -178,9 +156,8 @@ class RequestLoop(trio.abc.Instrument):
             self._reader = task
         try:
             while not self.ended:
-                worker = _Worker()
-                with worker.scope:
-                    if not await self._serve(worker, task):
+                with trio.CancelScope() as scope:
+                    if not await self._serve(scope, task):
                         return
         finally:
             self._workers -= 1
@@ -188,7 +165,7 @@ class RequestLoop(trio.abc.Instrument):
                 self._reader = None
                 self._pass_on()
 
-    async def _serve(self, worker: _Worker, task: Task) -> bool:
+    async def _serve(self, scope: trio.CancelScope, task: Task) -> bool:
         """Read and answer; False when this worker is not needed any more, True when it must begin afresh."""
         handlers = self._handlers
         while self._reader is task or await self._become_reader():
@@ -210,8 +187,8 @@ class RequestLoop(trio.abc.Instrument):
                 self._fail(request, error)
             else:
                 self._pass_on()
-                await self._wait(worker, request, coroutine, trap)
-                if worker.scope.cancel_called:
+                await self._wait(scope, request, coroutine, trap)
+                if scope.cancel_called:
                     return True
         return False
 
@@ -276,8 +253,7 @@ class RequestLoop(trio.abc.Instrument):
             return None
         except OSError as error:
             if error.errno == errno.ENODEV:
-                self.ended = True
-                self._release_idle()
+                self.end()  # it is unmounted: nobody waits for an answer any more
             elif error.errno not in (errno.ENOENT, errno.EINTR):
                 raise
             return None
@@ -287,37 +263,29 @@ class RequestLoop(trio.abc.Instrument):
                 self._write(replies.error(error.unique, errno.EIO))
             return None
         if request.opcode == _INTERRUPT:
-            self._interrupt(request.body.unique)  # type: ignore[union-attr]
+            self._patience.interrupt(request.body.unique)  # type: ignore[union-attr]
             return None
         return request
-
-    def _release_idle(self) -> None:
-        while self._idle:
-            trio.lowlevel.reschedule(self._idle.popleft())
 
     # --- answering ---------------------------------------------------------------------------------------
 
     async def _wait(
-        self, worker: _Worker, request: Request, coroutine: Coroutine[Any, Any, Reply], trap: object
+        self, scope: trio.CancelScope, request: Request, coroutine: Coroutine[Any, Any, Reply], trap: object
     ) -> None:
-        worker.request, worker.since = request, monotonic()
-        self._busy[request.unique] = worker
+        wait = self._patience.begin(request, scope)
         try:
             self._reply(request, await _Rest(coroutine, trap))
         except trio.Cancelled:
-            if not worker.verdict:
-                self._reply(request, replies.error(request.unique, errno.ENOTCONN))
+            self._reply(request, replies.error(request.unique, wait.verdict or errno.ENOTCONN))
+            if not wait.verdict:
                 raise  # the mount is ending
-            self._reply(request, replies.error(request.unique, worker.verdict))
         except Exception as error:
-            if worker.verdict and worker.verdict != errno.EINTR:
-                self._reply(request, replies.error(request.unique, worker.verdict))
+            if wait.verdict and wait.verdict != errno.EINTR:
+                self._reply(request, replies.error(request.unique, wait.verdict))
             else:
                 self._fail(request, error)
         finally:
-            del self._busy[request.unique]
-            self._doubted.discard(worker)
-            worker.request = None
+            self._patience.end(wait)
 
     def _admits(self, request: Request) -> bool:
         return request.uid in (self._only_uid, 0) or request.opcode in _OF_OPEN_FILES
@@ -347,57 +315,6 @@ class RequestLoop(trio.abc.Instrument):
             return error.errno == errno.ENOENT
         return True
 
-    # --- giving up ---------------------------------------------------------------------------------------
-
-    def _interrupt(self, unique: int) -> None:
-        worker = self._busy.get(unique)
-        if worker is None or worker.request is None:
-            return  # answered meanwhile
-        if worker.request.opcode in self._interruptible or _is_dying(worker.request.pid):
-            self._give_up(worker, errno.EINTR)
-        else:
-            self._doubted.add(worker)
-            self._doubt.set()
-
     def give_up_all(self, verdict: int) -> None:
         """Nothing that is under way may go on; it fails with this errno."""
-        for worker in self._busy.values():
-            self._give_up(worker, verdict)
-
-    def _give_up(self, worker: _Worker, verdict: int) -> None:
-        worker.verdict = worker.verdict or verdict
-        worker.scope.cancel()
-
-    async def _watch(self) -> None:
-        """Give up what takes too long, and what its caller will not live to see."""
-        while not self.ended:
-            with trio.move_on_after(min(WATCH_S, self._patience_s / 10)):
-                await self._doubt.wait()
-            if self._doubted:
-                await trio.sleep(DOUBT_S)
-            else:
-                self._doubt = trio.Event()
-            self._look(monotonic())
-
-    def _look(self, now: float) -> None:
-        for worker in tuple(self._doubted):
-            if worker.request is not None and _is_dying(worker.request.pid):
-                self._give_up(worker, errno.EINTR)
-        for worker in self._busy.values():
-            if worker.request is not None and not worker.verdict:
-                patience_s = self._longer_s.get(worker.request.opcode, self._patience_s)
-                if now - worker.since > patience_s:
-                    _log.error("a request took too long and was given up", opcode=worker.request.opcode)
-                    self._give_up(worker, errno.ETIMEDOUT)
-
-
-def _is_dying(pid: int) -> bool:
-    """Whether this thread has a fatal signal; the kernel has made SIGKILL of it then."""
-    try:
-        with open(f"{PROC}/{pid}/status") as file:
-            for line in file:
-                if line.startswith("SigPnd:"):
-                    return bool(int(line.split()[1], 16) & KILLED)
-    except OSError:
-        return pid != 0  # it is gone; 0: of a process in another namespace nothing can be known
-    return False
+        self._patience.give_up_all(verdict)

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from cloudverge_mount.fuse import requestloop
+from cloudverge_mount.fuse import patience, requestloop
 from cloudverge_mount.fuse.abi import Opcode
 from cloudverge_mount.fuse.replies import error, ok
 from cloudverge_mount.fuse.requestloop import RequestLoop
@@ -110,9 +110,14 @@ async def kernel(files, nursery):
             longer_s={FSYNC: 60.0, SETLKW: 60.0},
             interruptible=(SETLKW,),
         )
-        nursery.start_soon(loop.run)
         kernel = Kernel(ours)
-        kernel.loop = loop
+        kernel.loop, kernel.over = loop, trio.Event()
+
+        async def serve():
+            await loop.run()
+            kernel.over.set()
+
+        nursery.start_soon(serve)
         yield kernel
         loop.end()
         await trio.sleep(0.01)
@@ -193,7 +198,7 @@ async def test_who_waits_for_a_lock_is_interrupted_by_any_signal(kernel, files):
 
 async def test_others_are_interrupted_when_their_caller_is_dying(kernel, files, monkeypatch):
     dying = set()
-    monkeypatch.setattr(requestloop, "_is_dying", dying.__contains__)
+    monkeypatch.setattr(patience, "is_dying", dying.__contains__)
     kernel.ask(FSYNC, 1, pid=5)
     kernel.ask(FSYNC, 2, pid=6)
     kernel.ask(INTERRUPT, 3, struct.pack("<Q", 1))
@@ -239,6 +244,20 @@ async def test_at_the_end_what_waits_is_let_go_of(kernel, files):
     kernel.loop.end()
     assert await kernel.hear(1) == [errno.ENOTCONN]
     assert kernel.loop.ended
+
+
+async def test_when_it_is_unmounted_the_loop_ends_whatever_waits(kernel, files, monkeypatch):
+    kernel.ask(FSYNC, 1)
+    await trio.sleep(0.05)
+
+    def gone(fd, buffers):
+        raise OSError(errno.ENODEV, "unmounted")
+
+    monkeypatch.setattr(requestloop.os, "readv", gone)
+    kernel.ask(GETATTR, 2)
+    with trio.fail_after(1):
+        await kernel.over.wait()
+    assert files.ended == {1: 1}
 
 
 async def test_other_tasks_have_their_turn_however_many_requests_come(kernel, nursery):
