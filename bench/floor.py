@@ -93,13 +93,13 @@ def serve_direct(mountpoint: str) -> None:
         async def open(self, ino, flags, ctx):
             return Opened(ino)
 
-        async def release(self, fh):
+        async def release(self, fh, flock_owner):
             pass
 
-        async def flush(self, fh):
+        async def flush(self, fh, lock_owner):
             pass
 
-    kernel = directmount.DirectMount(Nothing(), Path(mountpoint), {"fsname=floor"}, 29.0)
+    kernel = directmount.DirectMount(Nothing(), Path(mountpoint), {"fsname=floor"}, 29.0, acls=False)
     kernel._binding = DirectBinding(kernel._binding._files, 0.0)  # a mount keeps names for long
     kernel.attach()
     print("ready", flush=True)

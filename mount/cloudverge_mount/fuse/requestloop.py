@@ -3,8 +3,8 @@
 A request costs no turn of the trio loop. Its handler is a coroutine, and this loop takes its first step by itself:
 most handlers have their answer then. One that suspends hands out what it wants of trio (its *trap*); the worker passes
 that on, as ``await`` would have done, and goes on waiting as that request, while another worker takes over reading.
-Handlers notice nothing, since each runs in one and the same task from beginning to end. So there is always one reader, nobody is woken
-while all is quick, and a request that waits blocks no other.
+Handlers notice nothing, since each runs in one task from beginning to end. So there is always one reader, nobody is
+woken while all is quick, and a request that waits blocks no other.
 
 Every ``QUANTUM_S`` the loop gets a real checkpoint, at once if another task is due and no request waits; while nothing
 else is due the reader lingers for the next request (see ``readiness``).
