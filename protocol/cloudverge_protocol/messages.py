@@ -144,7 +144,7 @@ class SessionReply(Message, frozen=True):
     read_only: bool = False
     confined: bool = False  # to a sub-tree, shown as the root: READ takes range tickets
     promised_bytes: int = (
-        0  # of a quota shared with other spaces, how far this session may go; 0: as far as the quota
+        0  # how far this session may go in a quota that others share; 0: as far as the quota
     )
     promised_inodes: int = 0
 
