@@ -328,3 +328,15 @@ def test_a_mount_that_was_away_while_another_took_over_refuses_changes_and_never
     assert (away.path / "new").read_bytes() == b"from the other device"
     (away.path / "accepted").write_bytes(b"x")
     away.cvumount()
+
+
+def test_with_auto_unmount_a_killed_mount_leaves_no_dead_folder(new_mount):
+    mount = new_mount("auto_unmount")
+    (mount.path / "file").write_text("kept")
+    mount.kill()
+    wait_until(lambda: not mount.is_mounted, 10)
+    assert list(mount.path.iterdir()) == []
+    mount.mount()
+    assert (mount.path / "file").read_text() == "kept"
+    mount.cvumount()
+    assert not mount.is_mounted

@@ -7,6 +7,7 @@ mounted.
 """
 
 import array
+import contextlib
 import ctypes
 import os
 import socket
@@ -37,16 +38,19 @@ class Cannot(Exception):
 
 
 class Device(NamedTuple):
-    """What was mounted: ``fd`` is the device, not blocking; ``tie`` (if not -1) must stay open as long as it."""
+    """What was mounted: ``fd`` is the device, not blocking. With auto_unmount, ``helper`` acts when ``tie`` ends."""
 
     fd: int
-    tie: int = -1
+    tie: socket.socket | None = None
+    helper: "subprocess.Popen[bytes] | None" = None
 
     def close(self) -> None:
-        """Let go of it; the mount, if it still is there, is dead then."""
+        """Let go of it; the mount, if it still is there, is dead then, or about to be unmounted."""
         os.close(self.fd)
-        if self.tie >= 0:
-            os.close(self.tie)
+        if self.tie is not None and self.helper is not None:
+            self.tie.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.helper.wait(HELPER_WAIT_S)
 
 
 class MountCall(NamedTuple):
@@ -114,7 +118,9 @@ def _mount(call: MountCall, mountpoint: Path, data: str) -> None:
 def _ask_helper(mountpoint: Path, words: list[str]) -> Device:
     """fusermount3 sends the descriptor through the socket whose number is in its environment."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with ours, theirs:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ours)
+        stack.enter_context(theirs)
         command = [HELPER, "-o", ",".join(_for_helper(words)), "--", str(mountpoint)]
         try:
             helper = subprocess.Popen(
@@ -134,10 +140,13 @@ def _ask_helper(mountpoint: Path, words: list[str]) -> Device:
             raise Cannot(said.decode(errors="replace").strip() or f"{HELPER} failed")
         os.set_blocking(fd, False)
         os.set_inheritable(fd, False)
-        helper.wait(HELPER_WAIT_S)  # what stays for auto_unmount is a child of it
         if helper.stderr is not None:
             helper.stderr.close()
-        return Device(fd, ours.detach() if "auto_unmount" in words else -1)
+        if "auto_unmount" not in words:
+            helper.wait(HELPER_WAIT_S)
+            return Device(fd)
+        stack.pop_all()  # the tie stays
+        return Device(fd, ours, helper)
 
 
 def _for_helper(words: list[str]) -> list[str]:
