@@ -31,6 +31,7 @@ from cloudverge_mount.barred import BARRED
 from cloudverge_mount.errnos import errno_of
 from cloudverge_mount.filesystem import Caller, FileSystem, SetattrRequest
 from cloudverge_mount.kernelspans import EXCLUSIVE_CACHE_S, absence_s, attributes_s
+from cloudverge_mount.listingpace import ListingPace
 from cloudverge_mount.shim import Workers
 from cloudverge_protocol.errors import CloudVergeError, Code
 from cloudverge_protocol.ids import NAME_MAX
@@ -39,8 +40,6 @@ from cloudverge_protocol.inodes import Inode
 BLOCK_BYTES_SHOWN: Final = 64 * 1024  # st_blksize: what programs take as a good buffer
 SECTOR_BYTES: Final = 512  # the unit of st_blocks
 PERMISSION_BITS: Final = 0o7777
-LISTING_START: Final = 64  # names asked for at first; then as many as the kernel's buffer took
-LISTING_MAX: Final = 2048
 
 _log = structlog.get_logger()
 
@@ -72,7 +71,7 @@ class Binding(pyfuse3.Operations):
         self._files: FileSystem = files
         self._workers = workers
         self._cache_s = cache_s
-        self._listing_budget = LISTING_START
+        self._listing = ListingPace()
         self._is_barred = False
 
     def bar(self) -> None:
@@ -230,15 +229,10 @@ class Binding(pyfuse3.Operations):
         return await self._files.opendir(inode)
 
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
-        asked, given = self._listing_budget, 0
-        while listed := await self._files.readdir(fh, start_id, asked):
-            for name, inode, cookie in listed:
-                if not pyfuse3.readdir_reply(token, name, self._entry(inode), cookie):
-                    self._listing_budget = min(LISTING_MAX, max(LISTING_START, given + 8))
-                    return
-                start_id = cookie
-                given += 1
-            asked = LISTING_START
+        def add(name: bytes, inode: Inode, cookie: int) -> bool:
+            return bool(pyfuse3.readdir_reply(token, name, self._entry(inode), cookie))
+
+        await self._listing.give(self._files, fh, start_id, add)
 
     async def releasedir(self, fh: int) -> None:
         await self._files.releasedir(fh)

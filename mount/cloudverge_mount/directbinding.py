@@ -10,7 +10,6 @@ The node id is the inode number. Handlers of open files are in ``directfiles``.
 import errno
 import math
 import time
-from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -25,6 +24,7 @@ from cloudverge_mount.fuse.dirents import Dirents
 from cloudverge_mount.fuse.requestloop import Handler
 from cloudverge_mount.fuse.requests import Request
 from cloudverge_mount.kernelspans import EXCLUSIVE_CACHE_S, absence_s, attributes_s
+from cloudverge_mount.listingpace import ListingPace
 from cloudverge_protocol.errors import CloudVergeError, Code
 from cloudverge_protocol.ids import NAME_MAX
 from cloudverge_protocol.inodes import Inode
@@ -32,8 +32,6 @@ from cloudverge_protocol.inodes import Inode
 LONGER_S: Final = {int(Opcode.FSYNC): 600.0, int(Opcode.FSYNCDIR): 600.0, int(Opcode.SETLKW): math.inf}
 INTERRUPTIBLE: Final = (int(Opcode.SETLKW),)
 PERMISSION_BITS: Final = 0o7777
-LISTING_START: Final = 64  # names asked for at first; then as many as the kernel's buffer took
-LISTING_MAX: Final = 2048
 _LISTED: Final = abi.FOPEN_KEEP_CACHE | abi.FOPEN_CACHE_DIR
 
 # Plain numbers, for tests of bits
@@ -68,7 +66,7 @@ class DirectBinding(DirectFiles):
     def __init__(self, files: FileSystem, cache_s: float = EXCLUSIVE_CACHE_S) -> None:
         self._files: FileSystem = files
         self._cache_s = cache_s
-        self._listing_budget = LISTING_START
+        self._listing = ListingPace()
         self._is_barred = False
         self._ragged = set()
         table: dict[Opcode, Handler] = {
@@ -241,7 +239,7 @@ class DirectBinding(DirectFiles):
 
     async def _readdir(self, request: Request, body: bodies.Readdir) -> bytes:
         dirents = Dirents(body.size)
-        await self._list(body, dirents.add)
+        await self._listing.give(self._files, body.fh, body.offset, dirents.add)
         return dirents.reply(request.unique)
 
     async def _readdirplus(self, request: Request, body: bodies.Readdir) -> bytes:
@@ -250,19 +248,8 @@ class DirectBinding(DirectFiles):
         def add(name: bytes, inode: Inode, cookie: int) -> bool:
             return dirents.add_plus(name, inode, cookie, cache_s, attributes_s(inode.mode, cache_s))
 
-        await self._list(body, add)
+        await self._listing.give(self._files, body.fh, body.offset, add)
         return dirents.reply(request.unique)
-
-    async def _list(self, body: bodies.Readdir, add: Callable[[bytes, Inode, int], bool]) -> None:
-        asked, given, after = self._listing_budget, 0, body.offset
-        while listed := await self._files.readdir(body.fh, after, asked):
-            for name, inode, cookie in listed:
-                if not add(name, inode, cookie):
-                    self._listing_budget = min(LISTING_MAX, max(LISTING_START, given + 8))
-                    return
-                after = cookie
-                given += 1
-            asked = LISTING_START
 
     async def _releasedir(self, request: Request, body: bodies.Release) -> bytes:
         await self._files.releasedir(body.fh)

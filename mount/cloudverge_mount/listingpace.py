@@ -1,0 +1,36 @@
+"""How many names of a folder are asked for at a time, so that a reply is filled with one question and little is wasted.
+
+The kernel's buffer is of a size in bytes, the file system counts names. What fitted the last time, and a little more,
+is asked for the next time; when that was too few, the rest comes in small helpings.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from cloudverge_mount.filesystem import FileSystem
+from cloudverge_protocol.inodes import Inode
+
+START: Final = 64
+MAX: Final = 2048
+SPARE: Final = 8
+
+
+class ListingPace:
+    """Of one binding."""
+
+    def __init__(self) -> None:
+        self._names = START
+
+    async def give(
+        self, files: FileSystem, fh: int, after: int, add: Callable[[bytes, Inode, int], bool]
+    ) -> None:
+        """``add`` the names after a cookie to a reply, until it takes no more or there are none."""
+        asked, given = self._names, 0
+        while listed := await files.readdir(fh, after, asked):
+            for name, inode, cookie in listed:
+                if not add(name, inode, cookie):
+                    self._names = min(MAX, max(START, given + SPARE))
+                    return
+                after = cookie
+                given += 1
+            asked = START
