@@ -12,26 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudverge_mount.errnos import errno_of
-from cloudverge_mount.filesystem import Caller, SetattrRequest
-from cloudverge_protocol.errors import CloudVergeError, Code
+from cloudverge_mount.filesystem import SetattrRequest
+from cloudverge_protocol.errors import CloudVergeError
 from tests.fixtures.fakespace import assert_same
+from tests.fixtures.openfiles import ROOT, content_of
 from tests.mount.names.conftest import Mounts
 
-ROOT, USER = Caller(0, 0, 1, 0o22), Caller(1000, 1000, 1, 0o22)
 KEEP, PUNCH, ZERO = 1, 2, 16
-
-
-def refused(code: Code):
-    return pytest.raises(CloudVergeError, check=lambda error: error.code == code)
-
-
-async def opened(mounts, content: bytes = b"", name: bytes = b"f", flags: int = os.O_RDWR, who=ROOT):
-    row = await mounts.file(1, name, content)
-    return row.ino, (await mounts.vfs.open(row.ino, flags, who)).fh
-
-
-async def content_of(vfs, ino: int) -> bytes:
-    return await vfs.core.content.read(ino, 0, (await vfs.getattr(ino)).size)
 
 
 # --- against Linux ----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from cloudverge_mount.filesystem import SetattrRequest
 from cloudverge_protocol.errors import CloudVergeError, Code
 from cloudverge_protocol.operations import Create, Entry, Rename, Setattr, Unlink, Write
 from tests.fixtures.fakespace import assert_same, contents_of
+from tests.fixtures.openfiles import content_of
 
 pytestmark = pytest.mark.trio
 
@@ -201,10 +202,6 @@ def kill_after(mounts, records: int) -> None:
         return append(kind, payload)
 
     journal.append = dying
-
-
-async def content_of(vfs, ino: int) -> bytes:
-    return await vfs.core.content.read(ino, 0, (await vfs.getattr(ino)).size)
 
 
 @pytest.mark.parametrize("records", range(5))

@@ -16,15 +16,12 @@ from cloudverge_mount.vfs import OwnerPolicy
 from cloudverge_protocol.errors import CloudVergeError, Code
 from cloudverge_protocol.operations import Create, Removexattr, Setattr, Setxattr
 from tests.fixtures.fakespace import assert_same
+from tests.fixtures.openfiles import refused
 from tests.mount.names.test_acl import acl, some_list
 
 pytestmark = pytest.mark.trio
 
 BOB = format_acl(acl("u7 U1000:6 g5 m7 o0"))
-
-
-def refused(code: Code):
-    return pytest.raises(CloudVergeError, check=lambda error: error.code == code)
 
 
 async def heeding(mounts, owners: OwnerPolicy | None = None):

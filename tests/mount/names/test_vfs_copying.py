@@ -6,30 +6,17 @@ import pytest
 import trio
 
 from cloudverge_mount import copying
-from cloudverge_mount.filesystem import Caller, SetattrRequest
-from cloudverge_protocol.errors import CloudVergeError, Code
+from cloudverge_mount.filesystem import SetattrRequest
+from cloudverge_protocol.errors import Code
 from cloudverge_protocol.ids import FILE_BYTES_MAX
 from cloudverge_protocol.inodes import Extent
 from cloudverge_protocol.operations import CloneRange, Create, Entry, Write
 from tests.fixtures.fakespace import assert_same, contents_of
+from tests.fixtures.openfiles import ROOT, USER, content_of, opened, refused
 
 pytestmark = pytest.mark.trio
 
-ROOT, USER = Caller(0, 0, 1, 0o22), Caller(1000, 1000, 1, 0o22)
 KEEP, PUNCH = 1, 2
-
-
-def refused(code: Code):
-    return pytest.raises(CloudVergeError, check=lambda error: error.code == code)
-
-
-async def opened(mounts, content: bytes = b"", name: bytes = b"f", flags: int = os.O_RDWR, who=ROOT):
-    row = await mounts.file(1, name, content)
-    return row.ino, (await mounts.vfs.open(row.ino, flags, who)).fh
-
-
-async def content_of(vfs, ino: int) -> bytes:
-    return await vfs.core.content.read(ino, 0, (await vfs.getattr(ino)).size)
 
 
 # --- copy_file_range --------------------------------------------------------------------------------------

@@ -5,23 +5,12 @@ import os
 import pytest
 import trio
 
-from cloudverge_mount.filesystem import Caller, SetattrRequest
-from cloudverge_protocol.errors import CloudVergeError, Code, NoRoom
+from cloudverge_mount.filesystem import SetattrRequest
+from cloudverge_protocol.errors import Code, NoRoom
 from tests.fixtures.fakespace import assert_same, contents_of
+from tests.fixtures.openfiles import ROOT, opened, refused
 
 pytestmark = pytest.mark.trio
-
-
-def refused(code: Code):
-    return pytest.raises(CloudVergeError, check=lambda error: error.code == code)
-
-
-ROOT = Caller(0, 0, 1, 0o22)
-
-
-async def opened(mounts, content: bytes = b"", flags: int = os.O_RDWR):
-    row = await mounts.file(1, b"f", content)
-    return row.ino, (await mounts.vfs.open(row.ino, flags, ROOT)).fh
 
 
 async def test_a_write_shows_at_once_and_is_committed_with_its_size_and_time(mounts) -> None:
@@ -41,7 +30,7 @@ async def test_a_write_shows_at_once_and_is_committed_with_its_size_and_time(mou
 
 async def test_append_lands_at_the_end_as_it_is_here(mounts, root) -> None:
     vfs = await mounts.start()
-    ino, fh = await opened(mounts, b"12345", os.O_WRONLY | os.O_APPEND)
+    ino, fh = await opened(mounts, b"12345", flags=os.O_WRONLY | os.O_APPEND)
     await vfs.write(fh, 0, b"67")
     await vfs.write(fh, 0, b"89")
     other = (await vfs.open(ino, os.O_RDONLY, root)).fh

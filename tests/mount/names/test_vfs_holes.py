@@ -4,30 +4,17 @@ import os
 
 import pytest
 
-from cloudverge_mount.filesystem import Caller, SetattrRequest
-from cloudverge_protocol.errors import CloudVergeError, Code, NoRoom
+from cloudverge_mount.filesystem import SetattrRequest
+from cloudverge_protocol.errors import Code, NoRoom
 from cloudverge_protocol.ids import FILE_BYTES_MAX, REGION_BYTES
 from cloudverge_protocol.operations import PunchHole
 from tests.fixtures.fakespace import assert_same, contents_of
+from tests.fixtures.openfiles import ROOT, USER, content_of, opened, refused
 
 pytestmark = pytest.mark.trio
 
-ROOT, USER = Caller(0, 0, 1, 0o22), Caller(1000, 1000, 1, 0o22)
 KEEP, PUNCH, ZERO = 1, 2, 16
 COLLAPSE, INSERT, UNSHARE = 8, 32, 64
-
-
-def refused(code: Code):
-    return pytest.raises(CloudVergeError, check=lambda error: error.code == code)
-
-
-async def opened(mounts, content: bytes = b"", name: bytes = b"f", flags: int = os.O_RDWR, who=ROOT):
-    row = await mounts.file(1, name, content)
-    return row.ino, (await mounts.vfs.open(row.ino, flags, who)).fh
-
-
-async def content_of(vfs, ino: int) -> bytes:
-    return await vfs.core.content.read(ino, 0, (await vfs.getattr(ino)).size)
 
 
 # --- fallocate --------------------------------------------------------------------------------------------

@@ -4,15 +4,12 @@ import os
 
 import pytest
 
-from cloudverge_protocol.errors import CloudVergeError, Code
+from cloudverge_protocol.errors import Code
 from cloudverge_protocol.operations import Create
 from tests.fixtures.fakespace import assert_same, contents_of
+from tests.fixtures.openfiles import refused
 
 pytestmark = pytest.mark.trio
-
-
-def refused(code: Code):
-    return pytest.raises(CloudVergeError, check=lambda error: error.code == code)
 
 
 async def made(mounts, root, content: bytes = b"", flags: int = os.O_RDWR):

@@ -10,12 +10,9 @@ from cloudverge_mount.filesystem import Caller, SetattrRequest
 from cloudverge_mount.vfs import OwnerPolicy
 from cloudverge_protocol.errors import CloudVergeError, Code
 from tests.fixtures.fakespace import assert_same
+from tests.fixtures.openfiles import refused
 
 pytestmark = pytest.mark.trio
-
-
-def refused(code: Code):
-    return pytest.raises(CloudVergeError, match=None, check=lambda error: error.code == code)
 
 
 async def test_dots_lead_to_the_folder_and_its_parent(mounts, root) -> None:
