@@ -66,7 +66,7 @@ class Admitted:
     @property
     def shares_quota(self) -> bool:
         """With other spaces of the owner: it may have changed without this one's lock."""
-        return _is_shared(self.limits)
+        return is_shared(self.limits)
 
     def after(self, applied: Applied, used_bytes: int, revision: int) -> "Admitted":
         """The same session once this has been committed."""
@@ -97,7 +97,8 @@ def _tighter(told: Terms, known: Iterable[int]) -> Terms:
     return lowest[0], lowest[1], told[2], lowest[3], lowest[4]
 
 
-def _is_shared(terms: Terms) -> bool:
+def is_shared(terms: Terms) -> bool:
+    """Whether the owner has a quota, which counts with what his other spaces use."""
     return terms[3] + terms[4] > 0
 
 
@@ -124,7 +125,7 @@ def check_writer(identity: Identity) -> None:
 
 
 async def _standing(connection: Connection, identity: Identity, session: SessionId) -> asyncpg.Record | None:
-    shares = _is_shared(terms_of(identity))
+    shares = is_shared(terms_of(identity))
     return await connection.fetchrow(_STANDING, identity.space, session, identity.owner, shares)
 
 
@@ -147,7 +148,7 @@ async def admit(
     if identity.membership_epoch < row["membership_epoch"]:
         raise Denied(Code.UNAUTHORIZED, INVALID_MESSAGE)
     limits = _tighter(terms_of(identity), row["terms"])
-    if _is_shared(limits):
+    if is_shared(limits):
         await alone_of(connection, identity.owner)
         row = await _standing(connection, identity, session)
         assert row is not None

@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 
 from cloudverge_auth.tokens import INVALID_MESSAGE, Identity
-from cloudverge_metaserver.admission import admit, check_space, check_writer, fenced, terms_of
+from cloudverge_metaserver.admission import admit, check_space, check_writer, fenced, is_shared, terms_of
 from cloudverge_metaserver.database import Database
 from cloudverge_metaserver.incarnations import add_range, close_incarnation
 from cloudverge_metaserver.leases import Held, in_use, wait_to_open
@@ -141,7 +141,7 @@ class Sessions:
         if len(message.cache_id) != CACHE_ID_BYTES:
             raise ProtocolFault(Code.BAD_REQUEST, f"a cache id has {CACHE_ID_BYTES} bytes")
         async with self._database.on_space(message.space) as connection:
-            if identity.owner_quota_bytes or identity.owner_quota_inodes:
+            if is_shared(terms_of(identity)):
                 await alone_of(connection, identity.owner)
             lease = await self._lease(connection, identity)
             if identity.membership_epoch < lease["membership_epoch"]:
@@ -219,10 +219,11 @@ class Sessions:
             *terms_of(identity),
         )
         assert row is not None
-        told, sharer = await tell(connection, identity.space)
-        if sharer:
+        if is_shared(terms_of(identity)):
             keeps = held is not None and held.session == session and held.left_s > 0
             told = await promise(connection, identity.space, _ALL, keeps=keeps)
+        else:
+            told, _ = await tell(connection, identity.space)
         return SessionReply(
             session,
             Incarnation(incarnation),

@@ -23,13 +23,18 @@ from cloudverge_mount.fuse.abi import Opcode, SetattrValid
 from cloudverge_mount.fuse.dirents import Dirents
 from cloudverge_mount.fuse.requestloop import Handler
 from cloudverge_mount.fuse.requests import Request
+from cloudverge_mount.kernelmount import LONG_PATIENCE_S
 from cloudverge_mount.kernelspans import EXCLUSIVE_CACHE_S, absence_s, attributes_s
 from cloudverge_mount.listingpace import ListingPace
 from cloudverge_protocol.errors import CloudVergeError, Code
 from cloudverge_protocol.ids import NAME_MAX
 from cloudverge_protocol.inodes import Inode
 
-LONGER_S: Final = {int(Opcode.FSYNC): 600.0, int(Opcode.FSYNCDIR): 600.0, int(Opcode.SETLKW): math.inf}
+LONGER_S: Final = {
+    int(Opcode.FSYNC): LONG_PATIENCE_S,
+    int(Opcode.FSYNCDIR): LONG_PATIENCE_S,
+    int(Opcode.SETLKW): math.inf,
+}
 INTERRUPTIBLE: Final = (int(Opcode.SETLKW),)
 PERMISSION_BITS: Final = 0o7777
 _LISTED: Final = abi.FOPEN_KEEP_CACHE | abi.FOPEN_CACHE_DIR

@@ -17,6 +17,7 @@ from cloudverge_protocol.errors import Code, Refused
 READ_AHEAD_KB: Final = 1024  # the kernel's default of 128 makes eight times as many requests
 BACKGROUND_MAX: Final = 64  # asynchronous reads under way; the kernel's default is 12
 PATIENCE_S: Final = 29.0  # of one request; I8 allows 30 s
+LONG_PATIENCE_S: Final = 600.0  # of requests with a progress rule of their own
 UNMOUNT_WAIT_S: Final = 10.0
 DETACHED_WAIT_S: Final = 0.5  # for whoever still has files open after a lazy unmount
 

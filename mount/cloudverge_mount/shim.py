@@ -34,11 +34,11 @@ import pyfuse3
 import trio
 from trio.lowlevel import Task
 
+from cloudverge_mount.kernelmount import LONG_PATIENCE_S
 from cloudverge_mount.readiness import Readiness
 
 QUANTUM_S: Final = 0.001
 WATCH_S: Final = 1.0
-LONG_PATIENCE_S: Final = 600.0  # of requests with a progress rule of their own
 
 SessionLoop = Callable[..., Awaitable[None]]
 
