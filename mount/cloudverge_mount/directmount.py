@@ -16,7 +16,7 @@ from cloudverge_mount.filesystem import FileSystem
 from cloudverge_mount.fuse import device, notices
 from cloudverge_mount.fuse.abi import READ_BUFFER_MIN, Init, Opcode
 from cloudverge_mount.fuse.bodies import Init as Offer
-from cloudverge_mount.fuse.device import Cannot, Device
+from cloudverge_mount.fuse.device import Cannot
 from cloudverge_mount.fuse.handshake import WANTED, Handshake, Unsupported, negotiate
 from cloudverge_mount.fuse.requestloop import RequestLoop
 from cloudverge_mount.fuse.requests import BadRequest, Decoder
@@ -39,20 +39,20 @@ class DirectMount(KernelMount):
         self._patience_s = patience_s
         self._wanted = WANTED | Init.ATOMIC_O_TRUNC | (_ACLS if acls else Init(0))
         self._binding = DirectBinding(files)
-        self._opened: Device | None = None
+        self._fd = -1
         self._loop: RequestLoop | None = None
 
     def _attach(self) -> None:
         try:
-            self._opened = opened = device.mount(self._mountpoint, self._options)
-            agreed = _shake_hands(opened.fd, self._wanted)
+            self._fd = device.mount(self._mountpoint, self._options)
+            agreed = _shake_hands(self._fd, self._wanted)
         except (Cannot, Unsupported, BadRequest) as error:
-            self._detach(unmount=self._opened is not None)
+            self._detach(unmount=self._fd >= 0)
             raise Refused(Code.NOT_PERMITTED, f"{self._mountpoint} cannot be mounted: {error}") from None
         self.missing = agreed.missing
         self.has_acls = _ACLS in agreed.flags
         self._loop = RequestLoop(
-            opened.fd,
+            self._fd,
             Decoder(setxattr_ext=agreed.setxattr_ext),
             agreed.buffer_bytes,
             self._binding.handlers,
@@ -86,8 +86,7 @@ class DirectMount(KernelMount):
         self._notify(notices.inval_entry(parent, name))
 
     def _notify(self, notice: bytes) -> None:
-        assert self._opened is not None
-        os.write(self._opened.fd, notice)
+        os.write(self._fd, notice)
 
     def _terminate(self) -> None:
         if self._loop is not None:
@@ -96,9 +95,9 @@ class DirectMount(KernelMount):
     def _detach(self, *, unmount: bool) -> None:
         if unmount:
             self._unmount()
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def _unmount(self) -> None:
         try:

@@ -10,8 +10,9 @@ from typing import Final
 
 import trio
 
+from cloudverge_mount.autounmount import Tie
 from cloudverge_mount.mountpoints import mounted_at, unmount_command
-from cloudverge_mount.options import MountOptions
+from cloudverge_mount.options import AUTO_UNMOUNT, MountOptions
 from cloudverge_protocol.errors import Code, Refused
 
 READ_AHEAD_KB: Final = 1024  # the kernel's default of 128 makes eight times as many requests
@@ -40,7 +41,9 @@ class KernelMount(ABC):
 
     def __init__(self, mountpoint: Path, options: set[str]) -> None:
         self._mountpoint = mountpoint
-        self._options = options
+        self._options = options - {AUTO_UNMOUNT}
+        self._is_tied = AUTO_UNMOUNT in options
+        self._tie: Tie | None = None
         self._device = ""
         self.missing: tuple[str, ...] = ()  # what this kernel cannot do, and is done without
         self.has_acls = False  # the kernel heeds access control lists, and leaves umasks to the file system
@@ -53,6 +56,7 @@ class KernelMount(ABC):
         if there is not None:
             self._device = there.device
             _tune(there.device)
+            self._tie = Tie(self._mountpoint, there.device) if self._is_tied else None
 
     @abstractmethod
     def _attach(self) -> None:
@@ -106,6 +110,9 @@ class KernelMount(ABC):
     def detach(self) -> None:
         """Let go of the kernel's side, whatever state it is in; never of another mount that has taken our place."""
         self._detach(unmount=self._is_in_table())
+        if self._tie is not None:
+            self._tie.release()
+            self._tie = None
 
     def _is_in_table(self) -> bool:
         there = mounted_at(self._mountpoint)

@@ -8,12 +8,13 @@ from typing import Final, NamedTuple
 
 from cloudverge_protocol.errors import Code, Refused
 
+AUTO_UNMOUNT: Final = "auto_unmount"
 KERNEL_WORDS: Final = frozenset(
     (
         *(
             "allow_other",
             "allow_root",
-            "auto_unmount",
+            AUTO_UNMOUNT,
             "ro",
             "suid",
             "nosuid",

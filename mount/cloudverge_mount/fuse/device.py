@@ -1,13 +1,11 @@
 """The device: mounting, and the descriptor that requests come from.
 
 Root mounts with mount(2) and needs no program for it; everybody else asks fusermount3(1), which is setuid, checks what
-it must, mounts, and passes the descriptor back over a socket. So does root who wants ``auto_unmount``: fusermount3
-then stays, and unmounts when the socket ends with us. Nothing here reads or writes the descriptor, or looks at what is
-mounted.
+it must, mounts, and passes the descriptor back over a socket. Nothing here reads or writes the descriptor, or looks at
+what is mounted.
 """
 
 import array
-import contextlib
 import ctypes
 import os
 import socket
@@ -35,22 +33,6 @@ _OF_THE_KERNEL: Final = frozenset(("default_permissions", "allow_other"))
 
 class Cannot(Exception):
     """It could not be mounted; says why, in words for people."""
-
-
-class Device(NamedTuple):
-    """What was mounted: ``fd`` is the device, not blocking. With auto_unmount, ``helper`` acts when ``tie`` ends."""
-
-    fd: int
-    tie: socket.socket | None = None
-    helper: "subprocess.Popen[bytes] | None" = None
-
-    def close(self) -> None:
-        """Let go of it; the mount, if it still is there, is dead then, or about to be unmounted."""
-        os.close(self.fd)
-        if self.tie is not None and self.helper is not None:
-            self.tie.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.helper.wait(HELPER_WAIT_S)
 
 
 class MountCall(NamedTuple):
@@ -83,18 +65,18 @@ def mount_call(words: Iterable[str]) -> MountCall:
     return MountCall(source, kind, sum(_FLAGS[name] for name in chosen), ",".join(dict.fromkeys(data)))
 
 
-def mount(mountpoint: Path, words: Iterable[str]) -> Device:
-    """Mount with these options; the kernel's INIT is there to be read at once. Raises Cannot."""
+def mount(mountpoint: Path, words: Iterable[str]) -> int:
+    """Mount with these options; the device, not blocking: the kernel's INIT is there to be read. Raises Cannot."""
     chosen = sorted(words)
     try:
-        if os.geteuid() == 0 and "auto_unmount" not in chosen:
+        if os.geteuid() == 0:
             return _mount_as_root(mountpoint, mount_call(chosen))
         return _ask_helper(mountpoint, chosen)
     except OSError as error:
         raise Cannot(error.strerror or str(error)) from error
 
 
-def _mount_as_root(mountpoint: Path, call: MountCall) -> Device:
+def _mount_as_root(mountpoint: Path, call: MountCall) -> int:
     fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         kind = stat.S_IFMT(os.stat(mountpoint).st_mode)
@@ -103,7 +85,7 @@ def _mount_as_root(mountpoint: Path, call: MountCall) -> Device:
     except BaseException:
         os.close(fd)
         raise
-    return Device(fd)
+    return fd
 
 
 def _mount(call: MountCall, mountpoint: Path, data: str) -> None:
@@ -115,12 +97,10 @@ def _mount(call: MountCall, mountpoint: Path, data: str) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _ask_helper(mountpoint: Path, words: list[str]) -> Device:
+def _ask_helper(mountpoint: Path, words: list[str]) -> int:
     """fusermount3 sends the descriptor through the socket whose number is in its environment."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(ours)
-        stack.enter_context(theirs)
+    with ours, theirs:
         command = [HELPER, "-o", ",".join(_for_helper(words)), "--", str(mountpoint)]
         try:
             helper = subprocess.Popen(
@@ -134,19 +114,17 @@ def _ask_helper(mountpoint: Path, words: list[str]) -> Device:
             raise Cannot(f"{HELPER} is not installed: apt install fuse3") from None
         theirs.close()
         ours.settimeout(HELPER_WAIT_S)
-        fd = _received(ours)
-        if fd < 0:
+        try:
+            fd = _received(ours)
             _, said = helper.communicate(timeout=HELPER_WAIT_S)
-            raise Cannot(said.decode(errors="replace").strip() or f"{HELPER} failed")
-        os.set_blocking(fd, False)
-        os.set_inheritable(fd, False)
-        if helper.stderr is not None:
-            helper.stderr.close()
-        if "auto_unmount" not in words:
-            helper.wait(HELPER_WAIT_S)
-            return Device(fd)
-        stack.pop_all()  # the tie stays
-        return Device(fd, ours, helper)
+        except (TimeoutError, subprocess.TimeoutExpired):
+            helper.kill()
+            raise Cannot(f"{HELPER} does not answer") from None
+    if fd < 0:
+        raise Cannot(said.decode(errors="replace").strip() or f"{HELPER} failed")
+    os.set_blocking(fd, False)
+    os.set_inheritable(fd, False)
+    return fd
 
 
 def _for_helper(words: list[str]) -> list[str]:

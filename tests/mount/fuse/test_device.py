@@ -42,4 +42,4 @@ def test_a_mountpoint_that_is_not_there_is_named_as_such(tmp_path):
 def test_without_fusermount3_the_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(device, "HELPER", "fusermount3-that-is-not-there")
     with pytest.raises(Cannot, match="apt install fuse3"):
-        mount(tmp_path, ["auto_unmount"])
+        device._ask_helper(tmp_path, [])
