@@ -34,6 +34,8 @@ class Attributes(AclKeeping):
     async def getattr(self, ino: int) -> Inode:
         """The inode as it is seen here."""
         core = self.core
+        if ino in core.departed:
+            return core.shown(core.departed[InodeId(ino)])
         if core.gate.closed is None:
             try:
                 return core.shown(core.row(ino))

@@ -11,7 +11,7 @@ that do not exist too; with an exclusive lease that may be long, because every c
 import errno
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Final
 
 import pyfuse3
@@ -232,7 +232,7 @@ class Binding(pyfuse3.Operations):
         def add(name: bytes, inode: Inode, cookie: int) -> bool:
             return bool(pyfuse3.readdir_reply(token, name, self._entry(inode), cookie))
 
-        await self._listing.give(self._files, fh, start_id, add)
+        await self._listing.give(partial(self._files.readdir, fh), start_id, add)
 
     async def releasedir(self, fh: int) -> None:
         await self._files.releasedir(fh)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 import trio
+from msgspec.structs import replace
 
 from cloudverge_mount.aside import Aside
 from cloudverge_mount.gate import Gate
@@ -31,6 +32,7 @@ from cloudverge_protocol.inodes import Inode
 
 T = TypeVar("T")
 
+DEPARTED_MAX: Final = 10_000
 HELD_MAX: Final = 20_000  # operations held at a time
 ROOM_PATIENCE_S: Final = 25.0
 IDS_AT_ONCE: Final = 2  # the most that one operation takes
@@ -88,6 +90,7 @@ class Core:
         self.owners = owners
         self.clock_ns = clock_ns
         self.handles = Handles()
+        self.departed: dict[int, Inode] = {}  # removed folders that the kernel may still have open
         self._starved_until = 0.0
 
     @property
@@ -181,6 +184,12 @@ class Core:
         if node.row is None:
             raise Refused(Code.NOT_FOUND, f"inode {ino} does not exist any more")
         return node.row
+
+    def depart(self, row: Inode) -> None:
+        """This folder has lost its name. Nobody tells us that folders are opened, so somebody may still ask for it."""
+        self.departed[row.ino] = replace(row, nlink=0)
+        if len(self.departed) > DEPARTED_MAX:
+            del self.departed[next(iter(self.departed))]
 
     def shown(self, row: Inode) -> Inode:
         """The inode as it is seen locally: with what is pending, owned as the policy says."""

@@ -10,6 +10,8 @@ The node id is the inode number. Handlers of open files are in ``directfiles``.
 import errno
 import math
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -25,7 +27,7 @@ from cloudverge_mount.fuse.requestloop import Handler
 from cloudverge_mount.fuse.requests import Request
 from cloudverge_mount.kernelmount import LONG_PATIENCE_S
 from cloudverge_mount.kernelspans import EXCLUSIVE_CACHE_S, absence_s, attributes_s
-from cloudverge_mount.listingpace import ListingPace
+from cloudverge_mount.listingpace import ListingPace, Names
 from cloudverge_protocol.errors import CloudVergeError, Code
 from cloudverge_protocol.ids import NAME_MAX
 from cloudverge_protocol.inodes import Inode
@@ -66,12 +68,19 @@ def changes_of(body: bodies.Setattr, now_ns: int) -> SetattrRequest:
 
 
 class DirectBinding(DirectFiles):
-    """``handlers`` by opcode, over a ``FileSystem``."""
+    """``handlers`` by opcode, over a ``FileSystem``. ``opens_folders``: whether folders are opened and closed here.
 
-    def __init__(self, files: FileSystem, cache_s: float = EXCLUSIVE_CACHE_S) -> None:
+    If they are not, ``listed`` are those that the kernel may hold a listing of.
+    """
+
+    def __init__(
+        self, files: FileSystem, cache_s: float = EXCLUSIVE_CACHE_S, *, opens_folders: bool = True
+    ) -> None:
         self._files: FileSystem = files
         self._cache_s = cache_s
         self._listing = ListingPace()
+        self._opens_folders = opens_folders
+        self.listed: set[int] = set()
         self._is_barred = False
         self._ragged = set()
         table: dict[Opcode, Handler] = {
@@ -148,6 +157,8 @@ class DirectBinding(DirectFiles):
 
     async def _let_go(self, request: Request, pairs: tuple[tuple[int, int], ...]) -> None:
         """Nobody waits for an answer, and the kernel takes none."""
+        if self.listed:
+            self.listed.difference_update(ino for ino, _ in pairs)
         try:
             await self._files.forget(pairs)
         except Exception as error:
@@ -240,11 +251,19 @@ class DirectBinding(DirectFiles):
     # --- folders -----------------------------------------------------------------------------------------
 
     async def _opendir(self, request: Request, body: bodies.Opendir) -> bytes:
+        if not self._opens_folders:
+            return replies.error(request.unique, errno.ENOSYS)  # the kernel opens all of them by itself then
         return replies.opened(request.unique, await self._files.opendir(request.node), _LISTED)
+
+    def _names(self, request: Request, body: bodies.Readdir) -> Callable[[int, int], Awaitable[Names]]:
+        if self._opens_folders:
+            return partial(self._files.readdir, body.fh)
+        self.listed.add(request.node)
+        return partial(self._files.listdir, request.node)
 
     async def _readdir(self, request: Request, body: bodies.Readdir) -> bytes:
         dirents = Dirents(body.size)
-        await self._listing.give(self._files, body.fh, body.offset, dirents.add)
+        await self._listing.give(self._names(request, body), body.offset, dirents.add)
         return dirents.reply(request.unique)
 
     async def _readdirplus(self, request: Request, body: bodies.Readdir) -> bytes:
@@ -253,7 +272,7 @@ class DirectBinding(DirectFiles):
         def add(name: bytes, inode: Inode, cookie: int) -> bool:
             return dirents.add_plus(name, inode, cookie, cache_s, attributes_s(inode.mode, cache_s))
 
-        await self._listing.give(self._files, body.fh, body.offset, add)
+        await self._listing.give(self._names(request, body), body.offset, add)
         return dirents.reply(request.unique)
 
     async def _releasedir(self, request: Request, body: bodies.Release) -> bytes:

@@ -6,6 +6,7 @@ INIT is answered when it is mounted, before anybody can ask for anything: the ke
 import errno
 import os
 import select
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +39,8 @@ class DirectMount(KernelMount):
         super().__init__(mountpoint, options)
         self._patience_s = patience_s
         self._wanted = WANTED | Init.ATOMIC_O_TRUNC | (_ACLS if acls else Init(0))
-        self._binding = DirectBinding(files)
+        self._files = files
+        self._binding: DirectBinding | None = None
         self._fd = -1
         self._loop: RequestLoop | None = None
 
@@ -51,6 +53,10 @@ class DirectMount(KernelMount):
             raise Refused(Code.NOT_PERMITTED, f"{self._mountpoint} cannot be mounted: {error}") from None
         self.missing = agreed.missing
         self.has_acls = _ACLS in agreed.flags
+        only_uid = os.getuid() if "allow_root" in self._options else None
+        # Who is not let in is turned away when he opens a folder, or never.
+        opens_folders = only_uid is not None or Init.NO_OPENDIR_SUPPORT not in agreed.flags
+        self._binding = DirectBinding(self._files, opens_folders=opens_folders)
         self._loop = RequestLoop(
             self._fd,
             Decoder(setxattr_ext=agreed.setxattr_ext),
@@ -60,7 +66,7 @@ class DirectMount(KernelMount):
             patience_s=self._patience_s,
             longer_s=LONGER_S,
             interruptible=INTERRUPTIBLE,
-            only_uid=os.getuid() if "allow_root" in self._options else None,
+            only_uid=only_uid,
         )
 
     async def serve(self) -> None:
@@ -71,11 +77,13 @@ class DirectMount(KernelMount):
         finally:
             self.ended = True
 
-    def bar(self) -> None:
+    def bar(self) -> Iterable[int]:
         """See ``KernelMount``."""
+        assert self._binding is not None
+        assert self._loop is not None
         self._binding.bar()
-        if self._loop is not None:
-            self._loop.give_up_all(errno.EACCES)
+        self._loop.give_up_all(errno.EACCES)
+        return self._binding.listed
 
     def invalidate_inode(self, ino: int) -> None:
         """See ``KernelMount``."""

@@ -8,7 +8,7 @@ What had been read before cannot be unread; this is for an honest mount. Must ne
 """
 
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -59,15 +59,20 @@ class Eviction:
                     self._waiting.discard(scope)
         raise Denied(Code.FORBIDDEN, self.reason)
 
-    async def run(self, cache: Path, bar: Callable[[], None], vfs: Vfs, content: Content, drop: Drop) -> None:
-        """Wait for the loss, then let go; ``bar`` refuses all requests, ``drop`` tells the kernel."""
+    async def run(
+        self, cache: Path, bar: Callable[[], Iterable[int]], vfs: Vfs, content: Content, drop: Drop
+    ) -> None:
+        """Wait for the loss, then let go; ``bar`` refuses all requests, ``drop`` tells the kernel.
+
+        ``bar`` gives inodes that the kernel must forget, beside those that the file system knows to be open.
+        """
         await self._noted.wait()
         error = self._error
         assert error is not None
         self.reason = reason = f"your right to this space has ended: {error.message}"
-        bar()
+        listed = bar()
         inodes, names = cached_by_kernel(vfs.core)
-        drop(inodes, names)  # first: until then the kernel answers by itself
+        drop([*inodes, *listed], names)  # first: until then the kernel answers by itself
         for scope in (self.life, *self._waiting):
             scope.cancel()
         with trio.move_on_after(UNWIND_S):

@@ -1,5 +1,6 @@
 """The file system behind the binding as one class, with its background work: ``filesystem.FileSystem``."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ class Vfs(Holes, Copying, Listing, Xattrs):
         self.core = core
         self.locks = MountLocks()
         self.lockers = {}
+        self.unopened = OrderedDict()
         self.rebase = rebase
         self._catch_up = catch_up
         self.seq = seq
@@ -138,7 +140,11 @@ class Vfs(Holes, Copying, Listing, Xattrs):
         }
 
     async def forget(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """The kernel's node ids are inode numbers: nothing is kept for them."""
+        """The kernel's node ids are inode numbers: nothing is kept for them but removed folders."""
+        departed = self.core.departed
+        if departed:
+            for ino, _ in pairs:
+                departed.pop(ino, None)
 
     async def aclose(self) -> None:
         """Write what memory holds to the replica and close the files; call it after ``run`` has ended."""

@@ -117,10 +117,14 @@ class FileSystem(Protocol):
 
     async def opendir(self, ino: int) -> int: ...
     async def readdir(self, fh: int, after: int, budget: int) -> Sequence[tuple[bytes, Inode, int]]:
-        """At most ``budget`` names after cookie ``after`` (0: from the start), '.' and '..' among them."""
+        """``budget`` names after cookie ``after`` (0: from the start), or all there are; '.' and '..' among them."""
+
+    async def listdir(self, ino: int, after: int, budget: int) -> Sequence[tuple[bytes, Inode, int]]:
+        """As ``readdir``, of a folder that was not opened here."""
 
     async def releasedir(self, fh: int) -> None: ...
-    async def fsyncdir(self, fh: int) -> None: ...
+    async def fsyncdir(self, fh: int) -> None:
+        """``fh`` 0: a folder that was not opened here."""
     async def statfs(self) -> Statfs: ...
     async def getxattr(self, ino: int, name: bytes) -> bytes: ...
     async def setxattr(

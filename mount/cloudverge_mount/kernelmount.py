@@ -5,6 +5,7 @@
 
 import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -67,8 +68,11 @@ class KernelMount(ABC):
         """Answer the kernel until the mount ends."""
 
     @abstractmethod
-    def bar(self) -> None:
-        """The right to the files is lost: every request fails from now on, those under way too."""
+    def bar(self) -> Iterable[int]:
+        """The right to the files is lost: every request fails from now on, those under way too.
+
+        Returns folders that the kernel may hold listings of, beside those that are open.
+        """
 
     @abstractmethod
     def invalidate_inode(self, ino: int) -> None:

@@ -1,4 +1,4 @@
-"""Open folders: opendir, readdir, releasedir, fsyncdir.
+"""Listing folders, opened (opendir, readdir, releasedir, fsyncdir) or not (listdir).
 
 A listing goes by dentry ids, which grow and are never used again: names that stay are given exactly once, in
 whatever order others come and go. '.' and '..' have cookies 1 and 2, below all ids. A part of a listing is
@@ -6,6 +6,7 @@ fetched ahead; each of its names is looked at again before it is given, so none 
 """
 
 from bisect import bisect_right
+from collections import OrderedDict
 from operator import itemgetter
 from typing import Final
 
@@ -21,6 +22,7 @@ from cloudverge_protocol.inodes import Inode
 PAGE: Final = 256  # names fetched at once
 DOT: Final = 1
 DOT_DOT: Final = 2
+UNOPENED_MAX: Final = 64  # folders that are being listed without having been opened
 
 Given = tuple[bytes, Inode, int]
 
@@ -29,6 +31,7 @@ class Listing(Names):
     """The part of ``Vfs`` that deals in open folders."""
 
     core: Core
+    unopened: OrderedDict[int, FolderHandle]
 
     async def opendir(self, ino: int) -> int:
         """Open a folder."""
@@ -46,12 +49,27 @@ class Listing(Names):
 
     async def fsyncdir(self, fh: int) -> None:
         """Everything under it is durable and committed: everything there is, in fact."""
-        self.core.handles.folder(fh)
+        if fh:
+            self.core.handles.folder(fh)
         await self.core.sync()
 
     async def readdir(self, fh: int, after: int, budget: int) -> list[Given]:
         """At most ``budget`` names after cookie ``after``."""
-        handle = self.core.handles.folder(fh)
+        return await self._after(self.core.handles.folder(fh), after, budget)
+
+    async def listdir(self, ino: int, after: int, budget: int) -> list[Given]:
+        """The same of a folder that was not opened."""
+        if not after:
+            self.core.loader.ahead.opened(ino)
+        handle = self.unopened.pop(ino, None) or FolderHandle(ino)
+        given = await self._after(handle, after, budget)
+        if len(given) == budget:  # there may be more
+            self.unopened[ino] = handle
+            if len(self.unopened) > UNOPENED_MAX:
+                self.unopened.popitem(last=False)
+        return given
+
+    async def _after(self, handle: FolderHandle, after: int, budget: int) -> list[Given]:
         if self.core.gate.closed is None:
             try:
                 return self._part(handle, after, budget)

@@ -181,8 +181,10 @@ class Names(AclKeeping):
         if name == b"." or name == b"..":
             raise Refused(Code.INVALID if name == b"." else Code.NOT_EMPTY, "not a removable name")
         entry = self._entry(parent, name)
-        keep = core.handles.keeps(entry.ino)
+        keep, row = core.handles.keeps(entry.ino), core.row(entry.ino)
         core.ledger.accept(Rmdir(InodeId(parent), name, entry.ino, keep, core.clock_ns()))
+        if not keep:
+            core.depart(row)
 
     def _keeps(self, ino: int) -> bool:
         """Whether an inode must outlive its last name: it is open, or a held operation waits for its bytes."""
@@ -231,6 +233,7 @@ class Names(AclKeeping):
                 raise Refused(Code.EXISTS, "the new name exists")
             return
         exchange = bool(flags & RENAME_EXCHANGE)
+        replaced = core.row(target) if target and not exchange else None
         op = Rename(
             InodeId(parent),
             name,
@@ -247,3 +250,5 @@ class Names(AclKeeping):
         core.ledger.accept(op, sources=self._sources(ino, target if exchange else 0))
         if target:
             self._pin_waited(target)
+        if replaced is not None and replaced.is_dir and not op.keep:
+            core.depart(replaced)

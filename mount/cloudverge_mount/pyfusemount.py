@@ -1,5 +1,6 @@
 """A mount served through pyfuse3. One per process: pyfuse3 keeps it in globals."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -52,9 +53,10 @@ class PyfuseMount(KernelMount):
             self.ended = True
             shim.uninstall(self._workers)
 
-    def bar(self) -> None:
+    def bar(self) -> Iterable[int]:
         """See ``KernelMount``."""
         self._binding.bar()
+        return ()
 
     def invalidate_inode(self, ino: int) -> None:
         """See ``KernelMount``."""

@@ -158,6 +158,26 @@ def test_folders_refuse_what_folders_refuse(shared):
     assert folder.stat().st_nlink == 3
 
 
+@pytest.mark.parametrize("remove", ["rmdir", "rename"])
+def test_an_open_folder_that_is_removed_can_still_be_looked_at_and_has_no_names(shared, remove):
+    folder = shared / "open"
+    folder.mkdir(0o750)
+    fd = os.open(folder, os.O_RDONLY)
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, fd)
+        if remove == "rmdir":
+            folder.rmdir()
+        else:
+            (shared / "other").mkdir()
+            (shared / "other").rename(folder)
+        seen = os.fstat(fd)
+        assert (seen.st_nlink, stat.S_IMODE(seen.st_mode)) == (0, 0o750)
+        assert os.listdir(fd) == []
+        with pytest.raises(FileNotFoundError):
+            os.mkdir("new", dir_fd=fd)
+    assert folder.exists() == (remove == "rename")
+
+
 def test_links_share_content_and_count(shared):
     first, second = shared / "first", shared / "second"
     first.write_bytes(b"shared")

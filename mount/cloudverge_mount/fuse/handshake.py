@@ -31,6 +31,7 @@ WANTED: Final = (
     | Init.READDIRPLUS_AUTO
     | Init.ASYNC_DIO
     | Init.PARALLEL_DIROPS
+    | Init.NO_OPENDIR_SUPPORT
     | Init.ABORT_ERROR
     | Init.MAX_PAGES
     | Init.CACHE_SYMLINKS

@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from cloudverge_mount.filesystem import Caller, SetattrRequest
+from cloudverge_mount.listing import UNOPENED_MAX
 from cloudverge_mount.vfs import OwnerPolicy
 from cloudverge_protocol.errors import CloudVergeError, Code
 from tests.fixtures.fakespace import assert_same
@@ -104,6 +105,48 @@ async def test_a_removed_open_folder_lists_nothing_but_dots(mounts, root) -> Non
     await vfs.releasedir(fh)
     await mounts.settle()
     assert folder.ino not in mounts.server.rows.inodes
+
+
+async def test_a_folder_that_was_not_opened_is_listed_as_one_that_was(mounts, root) -> None:
+    vfs = await mounts.start()
+    folder = (await vfs.mkdir(1, b"d", 0o755, root)).ino
+    for number in range(600):
+        await mounts.file(folder, b"f%d" % number)
+    fh, after, listed = await vfs.opendir(folder), 0, []
+    while part := await vfs.listdir(folder, after, 100):
+        assert part == await vfs.readdir(fh, after, 100)
+        listed += part
+        after = part[-1][2]
+        await vfs.unlink(folder, part[0][0]) if part[0][0] != b"." else None
+    assert len(listed) == 602
+    assert await vfs.listdir(folder, listed[9][2], 20) == await vfs.readdir(fh, listed[9][2], 20)
+    assert not vfs.unopened or len(vfs.unopened) == 1
+    await vfs.fsyncdir(0)
+
+
+async def test_a_removed_folder_can_be_looked_at_until_the_kernel_forgets_it(mounts, root) -> None:
+    vfs = await mounts.start()
+    removed, replaced, other = [(await vfs.mkdir(1, name, 0o700, root)).ino for name in (b"a", b"b", b"c")]
+    await vfs.rmdir(1, b"a")
+    await vfs.rename(1, b"c", 1, b"b", 0)
+    await mounts.settle()
+    for ino in (removed, replaced):
+        seen = await vfs.getattr(ino)
+        assert (seen.nlink, stat.S_IMODE(seen.mode)) == (0, 0o700)
+    assert (await vfs.getattr(other)).nlink == 2
+    await vfs.forget([(removed, 1), (replaced, 2)])
+    for ino in (removed, replaced):
+        with refused(Code.NOT_FOUND):
+            await vfs.getattr(ino)
+
+
+async def test_folders_whose_listing_nobody_ends_are_not_held_for_ever(mounts, root) -> None:
+    vfs = await mounts.start()
+    for number in range(200):
+        folder = (await vfs.mkdir(1, b"d%d" % number, 0o755, root)).ino
+        await mounts.file(folder, b"f")
+        assert len(await vfs.listdir(folder, 0, 2)) == 2
+    assert len(vfs.unopened) == UNOPENED_MAX
 
 
 async def test_rename_can_refuse_to_replace_and_can_exchange(mounts, root) -> None:

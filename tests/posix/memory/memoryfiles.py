@@ -198,7 +198,9 @@ class MemoryFiles:
         return self._handle(ino)
 
     async def readdir(self, fh: int, after: int, budget: int) -> list[tuple[bytes, Inode, int]]:
-        ino = self.handles[fh]
+        return await self.listdir(self.handles[fh], after, budget)
+
+    async def listdir(self, ino: int, after: int, budget: int) -> list[tuple[bytes, Inode, int]]:
         names: list[tuple[bytes, Inode, int]] = [(b".", self._inode(ino), 1)]
         names.append((b"..", self._inode(self._inode(ino).parent or ROOT_INODE), 2))
         mine = [dentry for dentry in self.rows.dentries.values() if dentry.parent == ino]
