@@ -34,14 +34,17 @@ class Attributes(AclKeeping):
     async def getattr(self, ino: int) -> Inode:
         """The inode as it is seen here."""
         core = self.core
-        if ino in core.departed:
-            return core.shown(core.departed[InodeId(ino)])
-        if core.gate.closed is None:
-            try:
-                return core.shown(core.row(ino))
-            except NotLoaded:
-                pass
-        return core.shown(await core.retry(core.row, ino))
+        try:
+            if core.gate.closed is None:
+                try:
+                    return core.shown(core.row(ino))
+                except NotLoaded:
+                    pass
+            return core.shown(await core.retry(core.row, ino))
+        except Refused:
+            if ino not in core.departed:
+                raise
+            return core.shown(core.departed[ino])
 
     async def readlink(self, ino: int) -> bytes:
         """Where a symlink points."""

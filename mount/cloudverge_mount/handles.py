@@ -4,6 +4,8 @@ An inode is *kept* while it is open, or pinned: pinned are unlinked files whose 
 for. The last release of an inode that has lost its names is told to the owner, who reaps it.
 """
 
+from math import inf
+
 from cloudverge_mount.replica import Listed
 from cloudverge_protocol.errors import Code, Refused
 
@@ -21,15 +23,19 @@ class FileHandle:
 
 
 class FolderHandle:
-    """An open folder and the names after cookie ``start``, as far as they were fetched; valid while ``epoch`` is."""
+    """An open folder and the names after cookie ``start``, as far as they were fetched; valid while ``epoch`` is.
 
-    __slots__ = ("epoch", "ino", "page", "start")
+    ``end``: the last cookie there is, if somebody has come to it.
+    """
+
+    __slots__ = ("end", "epoch", "ino", "page", "start")
 
     def __init__(self, ino: int) -> None:
         self.ino = ino
         self.page: list[Listed] = []
         self.start = 0
         self.epoch = -1
+        self.end: float = inf
 
 
 class Handles:

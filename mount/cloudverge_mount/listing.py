@@ -58,15 +58,24 @@ class Listing(Names):
         return await self._after(self.core.handles.folder(fh), after, budget)
 
     async def listdir(self, ino: int, after: int, budget: int) -> list[Given]:
-        """The same of a folder that was not opened."""
+        """The same of a folder that was not opened.
+
+        Whoever lists one asks once more when he has been given all. What has come since he began he need not be
+        given, so what was found to be the end remains it until somebody begins.
+        """
+        handle = self.unopened.pop(ino, None)
         if not after:
             self.core.loader.ahead.opened(ino)
-        handle = self.unopened.pop(ino, None) or FolderHandle(ino)
+        elif handle is not None and after >= handle.end:
+            return []
+        if handle is None or not after:
+            handle = FolderHandle(ino)
         given = await self._after(handle, after, budget)
-        if len(given) == budget:  # there may be more
-            self.unopened[ino] = handle
-            if len(self.unopened) > UNOPENED_MAX:
-                self.unopened.popitem(last=False)
+        if len(given) < budget:
+            handle.end, handle.page = given[-1][2] if given else after, []
+        self.unopened[ino] = handle
+        if len(self.unopened) > UNOPENED_MAX:
+            self.unopened.popitem(last=False)
         return given
 
     async def _after(self, handle: FolderHandle, after: int, budget: int) -> list[Given]:

@@ -283,6 +283,10 @@ class _Putter:
         self._extents: dict[int, Extents] = dict(reply.extents)
         self._with_xattrs = frozenset(reply.with_xattrs)
         self._many_extents = frozenset(reply.many_extents)
+        self._folders = [folder.ino for folder in reply.folders]
+        self._stored: set[int] = set()  # inodes that SQLite has
+        self._named: set[int] = set()  # folders of which it has names
+        self._epoch = -1  # of the rows, when that was so
         self._since_turn = 0
 
     async def put_names(self, folder: Folder, still_right: Callable[[], bool]) -> None:
@@ -301,8 +305,10 @@ class _Putter:
 
     def _put_some(self, parent: int, entries: Sequence[Dentry]) -> None:
         rows = self._rows
-        stored = rows.stored_among(parent, [entry.name for entry in entries])
-        inodes = rows.replica.which([entry.ino for entry in entries])
+        if self._epoch != rows.epoch:
+            self._look()
+        stored = rows.stored_among(parent, [entry.name for entry in entries], self._named)
+        inodes = self._stored
         changed = rows.changed_names(parent)
         for entry in entries:
             if entry.name in stored or entry.name in changed or entry.ino not in self._inodes:
@@ -310,6 +316,12 @@ class _Putter:
             if entry.ino not in inodes and rows.node_in_memory(entry.ino) is None:
                 self._put_inode(entry.ino)
             rows.put_loaded_name(entry)
+
+    def _look(self) -> None:
+        """What SQLite has of all that the reply names: one question, since a reply may name a thousand folders."""
+        self._epoch = self._rows.epoch
+        self._stored = self._rows.replica.which(self._inodes)
+        self._named = self._rows.replica.named(self._folders)
 
     def _put_inode(self, ino: int) -> None:
         inode = self._inodes[ino]

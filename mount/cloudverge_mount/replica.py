@@ -138,9 +138,13 @@ class Replica:
             (parent, after, limit),
         ).fetchall()
 
-    def has_names(self, parent: int) -> bool:
-        """Whether any name of a folder is here."""
-        return self._select("select 1 from dentry where parent = ? limit 1", (parent,)).fetchone() is not None
+    def named(self, parents: Collection[int]) -> set[int]:
+        """Those of these folders of which any name is here."""
+        found = self._select(
+            "select value from json_each(?) where exists (select 1 from dentry where parent = value)",
+            (json.dumps(list(parents)),),
+        )
+        return {row[0] for row in found}
 
     def names_among(self, parent: int, names: list[bytes]) -> set[bytes]:
         """Those of ``names`` in a folder of which something is known."""

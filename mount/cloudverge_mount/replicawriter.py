@@ -15,7 +15,7 @@ from cloudverge_mount.rows import Rows
 from cloudverge_protocol.errors import Code, Unavailable
 
 AGE_S: Final = 1.0
-MANY: Final = 6_000
+MANY: Final = 16_000
 RETRY_S: Final = 2.0
 CALM_S: Final = 0.2  # how often to look while nothing happens
 

@@ -6,7 +6,8 @@ One place answers "what is this row now": caches, then changes, then those being
 - Caches have two generations: what is used moves to the young one; when that is full it becomes the old one
   and the old one goes. So they are bounded, and a hit costs a dictionary look-up.
 - Changes are kept until a group has been committed to SQLite; ``snapshot`` takes the group, ``written`` ends
-  it. While it is written, the rows in it are found in ``_flushing``.
+  it. While it is written, the rows in it are found in ``_flushing``, and until the next one is, in ``_recent``: what
+  was loaded ahead has often been written by the time it is asked for, and SQLite costs ten times as much to ask.
 - Unknown and absent are different: ``node`` gives None for unknown and a node without a row for absent,
   ``name`` gives UNKNOWN, a dentry, or None for absent.
 
@@ -14,6 +15,7 @@ A folder is *resident* while all its names are in memory: then absence needs no 
 """
 
 import stat
+from collections.abc import Collection
 from typing import Any, Final
 
 from cloudverge_mount.changes import Changes, Node
@@ -46,6 +48,8 @@ class Rows:
         self.changes = Changes()
         self.epoch = 0  # raised whenever SQLite's state or the caches change as a whole
         self._flushing = Changes()
+        self._recent = Changes()  # the group written last; whatever is newer is in the others
+        self._recent_whole: set[int] = set()  # folders of which SQLite has no names but those in it
         self._resident: set[int] = set()
         self._unstored: set[int] = set()  # folders with changed names of which SQLite has none
         self._nodes: dict[int, Node] = {}
@@ -74,14 +78,18 @@ class Rows:
 
     def node_in_memory(self, ino: int) -> Node | None:
         """The same without a look into SQLite, and without moving it up in the cache."""
-        for place in (self._nodes, self._old_nodes, self.changes.nodes, self._flushing.nodes):
-            node = place.get(ino)
-            if node is not None:
-                return node
-        return None
+        return self._nodes.get(ino) or self._less_used(ino)
+
+    def _less_used(self, ino: int) -> Node | None:
+        return (
+            self._old_nodes.get(ino)
+            or self.changes.nodes.get(ino)
+            or self._flushing.nodes.get(ino)
+            or self._recent.nodes.get(ino)
+        )
 
     def _find_node(self, ino: int) -> Node | None:
-        node = self._old_nodes.get(ino) or self.changes.nodes.get(ino) or self._flushing.nodes.get(ino)
+        node = self._less_used(ino)
         if node is None:
             found = self.replica.inode(ino)
             if found is None:
@@ -162,7 +170,7 @@ class Rows:
         key = (parent, name)
         found: Any = self._old_names.get(key, _MISSING)
         if found is _MISSING:
-            found = self._changed_name(parent, name)
+            found = self._name_at_hand(parent, name)
         if found is _MISSING:
             found = self._stored_name(parent, name)
             if isinstance(found, _Unknown):
@@ -171,8 +179,9 @@ class Rows:
         self._cache_name(key, entry)
         return entry
 
-    def _changed_name(self, parent: int, name: bytes) -> Any:  # noqa: ANN401
-        for place in (self.changes.names.get(parent), self._flushing.names.get(parent)):
+    def _name_at_hand(self, parent: int, name: bytes) -> Any:  # noqa: ANN401
+        for rows in (self.changes, self._flushing, self._recent):
+            place = rows.names.get(parent)
             if place is not None and name in place:
                 return place[name]
         return _MISSING
@@ -235,7 +244,8 @@ class Rows:
         return found
 
     def _find_extents(self, ino: int, region: int) -> Extents:
-        for place in (self.changes.regions.get(ino), self._flushing.regions.get(ino)):
+        for rows in (self.changes, self._flushing, self._recent):
+            place = rows.regions.get(ino)
             if place is not None and region in place:
                 return place[region]
         return self.replica.extents(ino, region)
@@ -305,11 +315,14 @@ class Rows:
             return older or newer or {}
         return {**older, **newer}
 
-    def stored_among(self, parent: int, names: list[bytes]) -> set[bytes]:
-        """Those of a folder's ``names`` that SQLite knows something of; the folder is about to get names."""
+    def stored_among(self, parent: int, names: list[bytes], named: Collection[int]) -> set[bytes]:
+        """Those of a folder's ``names`` that SQLite knows something of; the folder is about to get names.
+
+        ``named`` are folders of which SQLite has names in this ``epoch``; this one among them, if it has.
+        """
         if parent in self._unstored:
             return set()
-        if self.replica.has_names(parent):
+        if parent in named:
             return self.replica.names_among(parent, names)
         self._unstored.add(parent)
         return set()
@@ -320,10 +333,13 @@ class Rows:
         Rows come along where SQLite gave them; the caller prefers what is in memory.
         """
         changed = self.changed_names(parent)
+        is_at_hand = parent in self._unstored
+        if parent in self._recent_whole:
+            changed, is_at_hand = {**self._recent.names[parent], **changed}, True
         if not changed:
             return self.replica.page(parent, after, limit)
         while True:
-            stored = [] if parent in self._unstored else self.replica.page(parent, after, limit)
+            stored = [] if is_at_hand else self.replica.page(parent, after, limit)
             full = len(stored) == limit
             bound = stored[-1][0] if full else None
             merged = [item for item in stored if item[1] not in changed]
@@ -374,8 +390,9 @@ class Rows:
 
     def written(self) -> None:
         """The group of the last snapshot is in SQLite."""
+        self._recent_whole = self._unstored.intersection(self._flushing.names)
         self._unstored.difference_update(self._flushing.names, self._flushing.nodes)
-        self._flushing = Changes()
+        self._recent, self._flushing = self._flushing, Changes()
         self.epoch += 1
 
     def not_written(self) -> None:
@@ -395,6 +412,8 @@ class Rows:
             self._xattrs,
         ):
             cache.clear()
+        self._recent = Changes()
+        self._recent_whole.clear()
         self._resident.clear()
         self._unstored.clear()
         self.epoch += 1
