@@ -29,9 +29,9 @@ class ContentPort:
         local = self.core.ledger.local
         first, last = region_of(offset), region_of(max(offset, offset + length - 1))
         if first == last:
-            return arithmetic.clip(local.extents(ino, first), offset, offset + length)
+            return arithmetic.meeting(local.extents(ino, first), offset, offset + length)
         found: list[Extents] = [local.extents(ino, region) for region in range(first, last + 1)]
-        return tuple(e for part in found for e in arithmetic.clip(part, offset, offset + length))
+        return tuple(e for part in found for e in arithmetic.meeting(part, offset, offset + length))
 
     def log_spill(self, record: Spilled) -> None:
         """See ``Sink``."""

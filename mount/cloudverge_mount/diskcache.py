@@ -8,11 +8,15 @@ It never slows the path that feeds it: runs are queued by reference within ``QUE
 not cached, and a thread writes. Streams are admitted at a bounded rate, so that one big read over a fast line
 neither wears the disk nor flushes everything else out. Bytes read back have passed their checksum; a block
 that does not is forgotten. A full or failing disk only switches the cache off.
+
+Who reads a little here and there (``part``) need not read and check whole blocks each time: the first to come to a
+block does, and keeps a checksum of each of its pages in RAM.
 """
 
 import errno
 import os
 import struct
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +34,8 @@ log = structlog.get_logger(__name__)
 SEGMENT_BYTES = 32 * 1024 * 1024
 RECORD_BYTES = 256 * 1024
 READ_BLOCKS = 16  # at most, in one read of the disk
-QUEUE_BYTES = 8 * 1024 * 1024
+PAGE_BYTES = 4096
+QUEUE_BYTES = 16 * 1024 * 1024
 GATHER_S = 0.02  # for one write to take several runs
 STREAM_BYTES_PER_S = 48 * 1024 * 1024
 STREAM_BURST_BYTES = 96 * 1024 * 1024
@@ -80,6 +85,7 @@ class DiskCache:
         self._limit = limit_bytes
         self._clock = clock
         self._index: dict[int, Block] = {}
+        self._pages: dict[int, array[int]] = {}  # CRCs of the pages of blocks that were read in parts
         self._members: dict[int, list[int]] = {}  # keys by segment, least recently used segment first
         self._sizes: dict[int, int] = {}
         self._fds: dict[int, int] = {}
@@ -109,9 +115,41 @@ class DiskCache:
         if not self.has(chunk, offset):
             return None
         blocks = self._neighbours(key_of(chunk, offset), -(-(end - offset) // BLOCK_BYTES))
-        segment, position = blocks[0].segment, blocks[0].position
         length = sum(block.length for block in blocks)
+        view = await self._read(blocks[0].segment, blocks[0].position, length)
+        if _matches(view, blocks):
+            return Run(chunk, offset - offset % BLOCK_BYTES, view)
+        self._forget(chunk, offset, blocks)
+        return None
+
+    async def part(self, chunk: int, offset: int, end: int) -> memoryview | None:
+        """The bytes from ``offset`` to ``end``, or to where its block ends; verified."""
+        key, low = key_of(chunk, offset), offset % BLOCK_BYTES
+        block = self._index.get(key)
+        if block is None or low >= block.length:
+            return None
+        high = min(block.length, low + end - offset)
+        sums = self._pages.get(key)
+        if sums is None:
+            run = await self.get(chunk, offset, offset + 1)
+            if run is None:
+                return None
+            if self._index.get(key) is block:
+                self._pages[key] = _page_crcs(run.data[: block.length])
+            return run.data[low:high]
+        first, start = low // PAGE_BYTES, low - low % PAGE_BYTES
+        stop = min(block.length, high + -high % PAGE_BYTES)
+        view = await self._read(block.segment, block.position + start, stop - start)
+        crcs = _page_crcs(view)
+        if len(view) == stop - start and crcs == sums[first : first + len(crcs)]:
+            return view[low - start : high - start]
+        self._forget(chunk, offset, [block])
+        return None
+
+    async def _read(self, segment: int, position: int, length: int) -> memoryview:
+        """So many bytes of a segment file, fewer if they cannot be had."""
         self._members[segment] = self._members.pop(segment)  # used now
+        data: bytes | bytearray | None
         try:
             fd = self._reading(segment)
             data = self._read_at_hand(fd, position, length)
@@ -120,11 +158,7 @@ class DiskCache:
         except OSError as error:
             log.info("disk cache unreadable", error=str(error))
             data = b""
-        view = memoryview(data)
-        if _matches(view, blocks):
-            return Run(chunk, offset - offset % BLOCK_BYTES, view)
-        self._forget(chunk, offset, blocks)
-        return None
+        return memoryview(data)
 
     def _read_at_hand(self, fd: int, position: int, length: int) -> bytes | bytearray | None:
         """The bytes if the kernel has them in memory; None if the disk would have to be waited for.
@@ -230,6 +264,7 @@ class DiskCache:
         members = self._members.setdefault(record.segment, [])
         for key, block in record.blocks():
             self._index[key] = block
+            self._pages.pop(key, None)
             members.append(key)
         end = record.position + record.length
         self._sizes[record.segment] = max(end, self._sizes.get(record.segment, 0))
@@ -241,6 +276,7 @@ class DiskCache:
                 block = self._index.get(key)
                 if block is not None and block.segment == segment:
                     del self._index[key]
+                    self._pages.pop(key, None)
             del self._sizes[segment]
             fd = self._fds.pop(segment, None)
             if fd is not None:
@@ -253,6 +289,7 @@ class DiskCache:
         for index, block in enumerate(blocks):
             if self._index.get(first + index) == block:
                 del self._index[first + index]
+                self._pages.pop(first + index, None)
 
     # --- files ------------------------------------------------------------------------------------------
 
@@ -301,6 +338,10 @@ def _records_in(path: Path, segment: int) -> Iterator[Record]:
                 return
             blocks = -(-length // BLOCK_BYTES)
             yield Record(segment, position - length, chunk, start, length, tuple(crcs[:blocks]))
+
+
+def _page_crcs(data: memoryview) -> "array[int]":
+    return array("I", [crc32c(data[at : at + PAGE_BYTES]) for at in range(0, len(data), PAGE_BYTES)])
 
 
 def _matches(data: memoryview, blocks: list[Block]) -> bool:

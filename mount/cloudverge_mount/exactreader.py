@@ -22,6 +22,7 @@ from cloudverge_mount.readahead import Advice, Readahead
 from cloudverge_mount.sink import Sink
 from cloudverge_mount.sources import Sources
 from cloudverge_protocol.errors import ChunkFault, CloudVergeError, Code, Unavailable
+from cloudverge_protocol.extents import clip
 from cloudverge_protocol.ids import ChunkId, InodeId
 from cloudverge_protocol.inodes import Extent
 
@@ -104,7 +105,7 @@ class ExactReader:
         end = offset + length
         parts: list[memoryview | bytes] = []
         at = offset
-        for extent in await self._sink.file_extents(ino, offset, length):
+        for extent in clip(await self._sink.file_extents(ino, offset, length), offset, end):
             for piece in _pieces(ino, extent, at, end):
                 low = max(at, piece.offset)
                 high = min(end, piece.offset + piece.end - piece.start)
@@ -157,7 +158,7 @@ class ExactReader:
 
     async def _read_ahead(self, ino: InodeId, advice: Advice) -> None:
         start, end = advice.ahead_start, advice.ahead_end
-        for extent in await self._sink.file_extents(ino, start, end - start):
+        for extent in clip(await self._sink.file_extents(ino, start, end - start), start, end):
             for piece in _pieces(ino, extent, start, end):
                 if self._nursery is None or self._ahead >= AHEAD_PIECES:
                     return

@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 FETCH_BYTES = 2 * 1024 * 1024  # of one request ahead of need
 AHEAD_BYTES = 24 * 1024 * 1024  # under way together
+PART_BYTES = 16 * 1024  # random reads of up to this size are read from the disk cache as they are
 MOVED_TRIES = 5
 MOVED_PAUSE_S = 0.3
 
@@ -107,6 +108,12 @@ class Reader:
         views = []
         while at < stop:
             run = self._cache.get(chunk, at)
+            if run is None and pattern == "random" and stop - at <= PART_BYTES and self._disk is not None:
+                part = await self._disk.part(chunk, at, stop)
+                if part is not None:
+                    views.append(part)
+                    at += len(part)
+                    continue
             if run is None:
                 run = await self._fetched(extent, at, stop, pattern)
             taken = min(stop, run.end)

@@ -45,6 +45,12 @@ def cut(extents: Extents, start: int, end: int) -> Extents:
     return extents[:low] + left + right + extents[high:]
 
 
+def meeting(extents: Extents, start: int, end: int) -> Extents:
+    """Those that have bytes in the file range [start, end), whole."""
+    low = find(extents, start)
+    return extents[low : bisect_left(extents, end, lo=low, key=_by_offset)] if start < end else ()
+
+
 def clip(extents: Extents, start: int, end: int) -> Extents:
     """Only what lies in the file range [start, end)."""
     low = find(extents, start)

@@ -73,6 +73,16 @@ def test_a_clip_keeps_what_a_cut_takes(extents: Extents, start: int, end: int) -
     assert bytes_of(result) == {at: v for at, v in bytes_of(extents).items() if start <= at < end}
 
 
+@given(extent_lists(), offsets, offsets)
+def test_extents_that_meet_a_range_are_those_of_which_a_clip_leaves_something(
+    extents: Extents, start: int, end: int
+) -> None:
+    result = arithmetic.meeting(extents, start, end)
+    assert arithmetic.clip(result, start, end) == arithmetic.clip(extents, start, end)
+    assert set(result) <= set(extents)
+    assert len(result) == len(arithmetic.clip(extents, start, end))
+
+
 @given(extent_lists(), offsets)
 def test_truncation_takes_what_lies_beyond(extents: Extents, size: int) -> None:
     result = arithmetic.truncate(extents, size)

@@ -60,6 +60,55 @@ async def test_a_short_last_block_ends_where_it_ends(cache):
     assert found.end == BLOCK_BYTES + 100
 
 
+async def parts(cache, chunk, offset, end):
+    found = b""
+    while offset + len(found) < end and (part := await cache.part(chunk, offset + len(found), end)):
+        found += part
+    return found
+
+
+async def test_parts_are_what_was_kept_whichever_bytes_are_asked_for(cache):
+    kept = Run(3, 0, memoryview(os.urandom(3 * BLOCK_BYTES + 5000)))
+    await stored(cache, kept)
+    size, page = len(kept.data), diskcache.PAGE_BYTES
+    for offset in (0, 1, page - 1, page, BLOCK_BYTES - 1, BLOCK_BYTES, 3 * BLOCK_BYTES + 4095, size - 1):
+        for length in (1, 2, page, page + 1, 3 * page):
+            expected = kept.data[offset : min(size, offset + length)]
+            assert await parts(cache, 3, offset, offset + length) == expected, (offset, length)
+    assert await cache.part(3, size, size + 1) is None
+    assert await cache.part(4, 0, 1) is None
+
+
+async def test_a_part_of_a_block_is_read_alone_once_the_block_is_known(cache, monkeypatch):
+    await stored(cache, run(3))
+    await cache.part(3, 70_000, 70_010)
+    lengths, read = [], cache._read_at_hand
+    monkeypatch.setattr(
+        cache, "_read_at_hand", lambda fd, at, length: lengths.append(length) or read(fd, at, length)
+    )
+    await cache.part(3, 90_000, 90_010)
+    await cache.part(3, 1 * BLOCK_BYTES + 4000, 1 * BLOCK_BYTES + 5000)
+    await cache.part(3, 3 * BLOCK_BYTES, 3 * BLOCK_BYTES + 10)
+    assert lengths == [4096, 8192, BLOCK_BYTES]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_part_that_rots_on_the_disk_is_not_given(cache, tmp_path, is_known):
+    kept = run(3)
+    await stored(cache, kept)
+    if is_known:
+        assert await cache.part(3, 0, 10) == kept.data[:10]
+    path = next(iter(tmp_path.iterdir()))
+    content = bytearray(path.read_bytes())
+    content[diskcache.HEADER_BYTES + 9000] ^= 1
+    path.write_bytes(content)
+    if is_known:
+        assert await cache.part(3, 0, 10) == kept.data[:10], "another page of it is good"
+    assert await cache.part(3, 9000, 9010) is None
+    assert not cache.has(3, 0), "what is known to be bad is forgotten"
+    assert cache.has(3, BLOCK_BYTES)
+
+
 async def test_it_stays_within_its_budget_and_keeps_what_is_used(tmp_path, nursery, monkeypatch):
     monkeypatch.setattr(diskcache, "SEGMENT_BYTES", 4 * MIB)
     cache = DiskCache(tmp_path, 16 * MIB)

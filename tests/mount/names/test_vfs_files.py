@@ -28,6 +28,18 @@ async def test_a_write_shows_at_once_and_is_committed_with_its_size_and_time(mou
     await assert_same(vfs, mounts.server, mounts.disk)
 
 
+async def test_the_reader_of_some_bytes_is_told_how_far_their_extent_goes(mounts) -> None:
+    vfs = await mounts.start()
+    ino, fh = await opened(mounts, bytes(5000))
+    await vfs.write(fh, 9000, bytes(1000))
+    await mounts.settle()
+    told = await vfs.core.content.sink.file_extents(ino, 100, 10)
+    assert [(extent.offset, extent.length) for extent in told] == [(0, 5000)]
+    told = await vfs.core.content.sink.file_extents(ino, 4999, 4500)
+    assert [(extent.offset, extent.length) for extent in told] == [(0, 5000), (9000, 1000)]
+    assert await vfs.core.content.sink.file_extents(ino, 5000, 4000) == ()
+
+
 async def test_append_lands_at_the_end_as_it_is_here(mounts, root) -> None:
     vfs = await mounts.start()
     ino, fh = await opened(mounts, b"12345", flags=os.O_WRONLY | os.O_APPEND)
