@@ -353,25 +353,29 @@ class Content:
 
     async def read(self, ino: InodeId, offset: int, length: int) -> bytes:
         """The bytes [offset, offset + length), dirty over clean over zeroes; the caller clips to the size."""
+        return b"".join(await self.views(ino, offset, length))
+
+    async def views(self, ino: InodeId, offset: int, length: int) -> list[Buffer]:
+        """The same in pieces, which lie in caches where they can: they are to be used at once, and not changed."""
         if length <= 0:
-            return b""
+            return []
         reader = self._reader
         assert reader is not None
         file = self._files.get(ino)
         pieces = file.overlapping(offset, offset + length) if file is not None else ()
         if not pieces:
-            return await reader.read(ino, offset, length)
+            return await reader.views(ino, offset, length)
         end = offset + length
         dirty = [
             (max(offset, p.start), self._dirty_bytes(p, max(offset, p.start), min(end, p.end)))
             for p in pieces
         ]
         if sum(len(data) for _, data in dirty) == length:
-            return bytes(dirty[0][1]) if len(dirty) == 1 else b"".join(data for _, data in dirty)
-        result = bytearray(await reader.read(ino, offset, length))
+            return [data for _, data in dirty]
+        result = bytearray().join(await reader.views(ino, offset, length))
         for start, data in dirty:
             result[start - offset : start - offset + len(data)] = data
-        return bytes(result)
+        return [result]
 
     def _dirty_bytes(self, piece: Piece, start: int, end: int) -> Buffer:
         data = self._keeper.bytes_of(piece, start, end)

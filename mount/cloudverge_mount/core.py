@@ -26,6 +26,7 @@ from cloudverge_mount.replicawriter import ReplicaWriter
 from cloudverge_mount.rights import Rights
 from cloudverge_mount.rows import CROWDED
 from cloudverge_mount.shipper import Shipper
+from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import Code, Denied, NoRoom, Refused, Unavailable
 from cloudverge_protocol.ids import InodeId
 from cloudverge_protocol.inodes import Inode
@@ -57,7 +58,7 @@ class Content(RestorableBytes, Protocol):
     async def write(
         self, ino: InodeId, offset: int, data: bytes, check: Callable[[], None] | None = None
     ) -> None: ...
-    async def read(self, ino: InodeId, offset: int, length: int) -> bytes: ...
+    async def views(self, ino: InodeId, offset: int, length: int) -> list[Buffer]: ...
     async def flush(self, ino: InodeId) -> None: ...
     async def flush_all(self) -> None: ...
 

@@ -8,7 +8,7 @@ when it is opened next.
 
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from cloudverge_mount.filesystem import Caller, FileSystem, Lock
@@ -17,9 +17,11 @@ from cloudverge_mount.fuse.abi import Opcode
 from cloudverge_mount.fuse.requestloop import Handler
 from cloudverge_mount.fuse.requests import Request
 from cloudverge_mount.kernelspans import attributes_s
+from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.inodes import Inode
 
 COPY_MAX: Final = 0x7FFF_F000  # of COPY_FILE_RANGE, whose answer has 32 bits; the kernel asks for the rest
+VIEWS_MAX: Final = 512  # buffers of one reply; IOV_MAX is 1024
 UNLOCKED: Final = 2  # F_UNLCK
 IN_PAGE: Final = mmap.PAGESIZE - 1
 RAGGED_MAX: Final = 50_000  # files; of others it is forgotten, and they are read page by page
@@ -85,9 +87,11 @@ class DirectFiles:
             flags |= abi.FOPEN_NOFLUSH  # nothing of it can be left to be kept
         return replies.opened(request.unique, opened.fh, flags)
 
-    async def _read(self, request: Request, body: bodies.Read) -> Iterable[bytes | memoryview]:
-        data = await self._files.read(body.fh, body.offset, body.size)
-        return replies.header(request.unique, len(data)), data
+    async def _read(self, request: Request, body: bodies.Read) -> Sequence[Buffer]:
+        views = await self._files.views(body.fh, body.offset, body.size)
+        if len(views) > VIEWS_MAX:
+            views = (b"".join(views),)
+        return replies.header(request.unique, sum(map(len, views))), *views
 
     async def _write(self, request: Request, body: bodies.Write) -> bytes:
         if body.offset & IN_PAGE and len(self._ragged) < RAGGED_MAX:

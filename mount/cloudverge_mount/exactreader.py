@@ -21,6 +21,7 @@ from cloudverge_mount.rangebook import SMALL_BYTES, RangeBook, Right
 from cloudverge_mount.readahead import Advice, Readahead
 from cloudverge_mount.sink import Sink
 from cloudverge_mount.sources import Sources
+from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import ChunkFault, CloudVergeError, Code, Unavailable
 from cloudverge_protocol.extents import clip
 from cloudverge_protocol.ids import ChunkId, InodeId
@@ -85,8 +86,8 @@ class ExactReader:
         """Forget all bytes."""
         self._cache.clear()
 
-    async def read(self, ino: InodeId, offset: int, length: int) -> bytes:
-        """The clean bytes [offset, offset + length) of ``ino``; what no extent covers is zeroes."""
+    async def views(self, ino: InodeId, offset: int, length: int) -> list[Buffer]:
+        """The clean bytes [offset, offset + length) of ``ino`` in pieces; what no extent covers is zeroes."""
         advice = self._patterns.note(ino, offset, length)
         if advice.ahead_end:
             await self._read_ahead(ino, advice)
@@ -101,9 +102,9 @@ class ExactReader:
             await trio.sleep(pause_s)
             pause_s = min(PAUSE_MAX_S, pause_s + PAUSE_S)
 
-    async def _read(self, ino: InodeId, offset: int, length: int) -> bytes:
+    async def _read(self, ino: InodeId, offset: int, length: int) -> list[Buffer]:
         end = offset + length
-        parts: list[memoryview | bytes] = []
+        parts: list[Buffer] = []
         at = offset
         for extent in clip(await self._sink.file_extents(ino, offset, length), offset, end):
             for piece in _pieces(ino, extent, at, end):
@@ -113,7 +114,7 @@ class ExactReader:
                 parts += [bytes(low - at)] if low > at else []
                 parts.append(data[low - piece.offset : high - piece.offset])
                 at = high
-        return b"".join(parts) + bytes(end - at)
+        return [*parts, bytes(end - at)] if at < end else parts
 
     async def _bytes_of(self, piece: _Piece) -> memoryview:
         while True:

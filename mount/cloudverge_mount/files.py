@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -15,6 +15,7 @@ from cloudverge_mount.names import Names
 from cloudverge_mount.pending import Pending
 from cloudverge_mount.quota import Spent
 from cloudverge_mount.replica import EXTENTS
+from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.errors import CloudVergeError, Code, Refused
 from cloudverge_protocol.ids import FILE_BYTES_MAX, InodeId
 from cloudverge_protocol.inodes import Inode
@@ -94,6 +95,10 @@ class Files(Names, Attributes, Locking):
 
     async def read(self, fh: int, offset: int, size: int) -> bytes:
         """The bytes there are of a range."""
+        return b"".join(await self.views(fh, offset, size))
+
+    async def views(self, fh: int, offset: int, size: int) -> Sequence[Buffer]:
+        """The same in pieces, which are to be used at once."""
         core = self.core
         ino = InodeId(core.handles.file(fh).ino)
         pending = core.pendings.get(ino)
@@ -105,8 +110,8 @@ class Files(Names, Attributes, Locking):
             end = (await core.retry(core.row, ino) if row is None else row).size
         length = min(size, end - offset)
         if length <= 0:
-            return b""
-        return await core.content.read(ino, offset, length)
+            return ()
+        return await core.content.views(ino, offset, length)
 
     async def write(self, fh: int, offset: int, data: bytes) -> int:
         """Write a range; O_APPEND lands at the end as it is here."""

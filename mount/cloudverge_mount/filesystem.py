@@ -7,6 +7,7 @@ they can. Inodes are returned as they are to be shown (owners already mapped by 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from cloudverge_protocol.checksum import Buffer
 from cloudverge_protocol.inodes import Inode
 
 
@@ -93,6 +94,9 @@ class FileSystem(Protocol):
     ) -> tuple[int, Inode]: ...
     async def open(self, ino: int, flags: int, ctx: Caller) -> Opened: ...
     async def read(self, fh: int, offset: int, size: int) -> bytes: ...
+    async def views(self, fh: int, offset: int, size: int) -> Sequence[Buffer]:
+        """As ``read``, in pieces: parts of caches perhaps, to be used before anything else happens, and not changed."""
+
     async def write(self, fh: int, offset: int, data: bytes) -> int: ...
     async def flush(self, fh: int, lock_owner: int = 0) -> None:
         """``lock_owner`` (0: nobody) has closed a descriptor, and so loses all his POSIX locks of the file."""
@@ -125,6 +129,7 @@ class FileSystem(Protocol):
     async def releasedir(self, fh: int) -> None: ...
     async def fsyncdir(self, fh: int) -> None:
         """``fh`` 0: a folder that was not opened here."""
+
     async def statfs(self) -> Statfs: ...
     async def getxattr(self, ino: int, name: bytes) -> bytes: ...
     async def setxattr(

@@ -6,8 +6,6 @@ who needs it waits for the fetch under way, and asks itself if that one fails. F
 bounded in bytes and fail silently; the read that needs their bytes finds out for itself.
 """
 
-from collections.abc import Sequence
-
 import structlog
 import trio
 
@@ -65,8 +63,8 @@ class Reader:
             nursery.start_soon(self._sources.hedge, nursery)
             await trio.sleep_forever()
 
-    async def read(self, ino: InodeId, offset: int, length: int) -> bytes:
-        """The clean bytes [offset, offset + length) of ``ino``; what no extent covers is zeroes."""
+    async def views(self, ino: InodeId, offset: int, length: int) -> list[Buffer]:
+        """The clean bytes [offset, offset + length) of ``ino`` in pieces; what no extent covers is zeroes."""
         advice = self._patterns.note(ino, offset, length)
         if advice.ahead_end:
             await self._read_ahead(ino, advice)
@@ -80,10 +78,8 @@ class Reader:
                 await trio.sleep(MOVED_PAUSE_S * (attempt + 1))
         raise AssertionError("unreachable")
 
-    async def _read_extents(self, extents: Extents, offset: int, length: int, pattern: str) -> bytes:
+    async def _read_extents(self, extents: Extents, offset: int, length: int, pattern: str) -> list[Buffer]:
         end = offset + length
-        if len(extents) == 1 and extents[0].offset <= offset and end <= extents[0].end:
-            return _whole(await self._views(extents[0], offset, end, pattern))
         views: list[Buffer] = []
         at = offset
         for extent in extents:
@@ -96,7 +92,7 @@ class Reader:
             at = stop
         if at < end:
             views.append(bytes(end - at))
-        return _whole(views)
+        return views
 
     async def _views(self, extent: Extent, start: int, end: int, pattern: str) -> list[memoryview]:
         """The file bytes [start, end), which ``extent`` covers."""
@@ -247,9 +243,3 @@ def _miss_range(extent: Extent, at: int, stop: int, pattern: str) -> tuple[int, 
         end = min(start + STREAM_MISS_BYTES, extent_end)
     end = max(end, min(stop, start + FETCH_BYTES))
     return start, min(CHUNK_BYTES, end + -end % BLOCK_BYTES)
-
-
-def _whole(views: Sequence[Buffer]) -> bytes:
-    if len(views) == 1:
-        return bytes(views[0])
-    return b"".join(views)

@@ -16,7 +16,7 @@ must be older than the handlers in it; so one that was given up begins afresh.
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from time import monotonic
 from typing import Any, Final
 
@@ -29,12 +29,13 @@ from cloudverge_mount.fuse.abi import Opcode
 from cloudverge_mount.fuse.patience import Patience
 from cloudverge_mount.fuse.requests import BadRequest, Decoder, Request
 from cloudverge_mount.readiness import Readiness
+from cloudverge_protocol.checksum import Buffer
 
 QUANTUM_S: Final = 0.001
 WORKERS_MAX: Final = 5000  # each of them waits; the kernel's callers are as many
 IDLE_MAX: Final = 4
 
-Reply = bytes | Iterable[bytes | memoryview] | None
+Reply = bytes | Sequence[Buffer] | None
 Handler = Callable[[Request, Any], Coroutine[Any, Any, Reply]]  # of a request and its body
 _INTERRUPT: Final = int(Opcode.INTERRUPT)
 _OF_OPEN_FILES: Final = frozenset(  # whoever has it open was let in then
@@ -302,13 +303,13 @@ class RequestLoop(trio.abc.Instrument):
             _log.error("the kernel takes no answer to this", opcode=request.opcode, node=request.node)
             self._write(replies.error(request.unique, errno.EIO))
 
-    def _write(self, reply: bytes | Iterable[bytes | memoryview]) -> bool:
+    def _write(self, reply: bytes | Sequence[Buffer]) -> bool:
         """False: the kernel finds the answer malformed. That nobody waits for it any more is no fault."""
         try:
-            if type(reply) is bytes:
+            if isinstance(reply, bytes):
                 os.write(self._fd, reply)
             else:
-                os.writev(self._fd, list(reply))  # type: ignore[arg-type]
+                os.writev(self._fd, reply)
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return True

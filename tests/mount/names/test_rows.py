@@ -20,7 +20,9 @@ def inode(ino: int, mode: int = stat.S_IFREG | 0o644, size: int = 0) -> Inode:
 
 
 def dentry(number: int) -> Dentry:
-    return Dentry(InodeId(FOLDER), b"n%d" % number, InodeId(100 + number), stat.S_IFREG, DentryId(1000 + number))
+    return Dentry(
+        InodeId(FOLDER), b"n%d" % number, InodeId(100 + number), stat.S_IFREG, DentryId(1000 + number)
+    )
 
 
 @pytest.fixture
@@ -66,7 +68,9 @@ def test_names_and_inodes_are_what_was_put_last_in_whatever_layer(tmp_path_facto
     def check() -> None:
         listed = [(entry[1], entry[2]) for entry in rows.page(FOLDER, 0, 100)]
         assert listed == [(b"n%d" % number, 100 + number) for number in sorted(model)]
-        assert [entry[1] for entry in rows.page(FOLDER, 1004, 3)] == [n for n, _ in listed if int(n[1:]) > 4][:3]
+        assert [entry[1] for entry in rows.page(FOLDER, 1004, 3)] == [n for n, _ in listed if int(n[1:]) > 4][
+            :3
+        ]
         for number in range(13):
             found = rows.name(FOLDER, b"n%d" % number)
             assert (found is not None) == (number in model)

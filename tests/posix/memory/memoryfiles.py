@@ -173,6 +173,9 @@ class MemoryFiles:
     async def read(self, fh: int, offset: int, size: int) -> bytes:
         return bytes(self.data.get(self.handles[fh], b"")[offset : offset + size])
 
+    async def views(self, fh: int, offset: int, size: int) -> list[bytes]:
+        return [await self.read(fh, offset, size)]
+
     async def write(self, fh: int, offset: int, data: bytes) -> int:
         ino = self.handles[fh]
         content = self.data.setdefault(ino, bytearray())
