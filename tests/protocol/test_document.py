@@ -24,7 +24,8 @@ def structs() -> Iterator[type[msgspec.Struct]]:
     bases = (messages.Message, operations.Op)
     for module in (messages, operations, inodes):
         for _, kind in inspect.getmembers(module, inspect.isclass):
-            if issubclass(kind, msgspec.Struct) and kind.__module__ == module.__name__ and kind not in bases:
+            is_ours = issubclass(kind, msgspec.Struct) and kind.__module__.startswith(module.__name__)
+            if is_ours and kind not in bases:
                 yield kind
 
 
