@@ -8,12 +8,12 @@ however many spaces of the owner.
 
 import random
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from cloudverge_auth.tokens import Identity
 from cloudverge_metaserver.admission import Admitted, admit, check_space, check_writer, fenced
+from cloudverge_metaserver.chunkplaces import chunk_places
 from cloudverge_metaserver.database import Database
-from cloudverge_metaserver.durability import ChunkState, ReplicaState
 from cloudverge_metaserver.placement import CHUNK_AT_LEAST_BYTES, Placement, place_chunk
 from cloudverge_metaserver.ranges import RangeTickets
 from cloudverge_metaserver.rows import Connection
@@ -27,7 +27,6 @@ from cloudverge_protocol.messages import (
     ChunkGrants,
     ChunkLocate,
     ChunkLocateReply,
-    ChunkPlaces,
     Place,
     Tickets,
     TicketsReply,
@@ -61,16 +60,6 @@ _ALLOCATE: Final = """
         select made.chunk, k.server, k.position from made, unnest($7::bigint[]) with ordinality k(server, position)
     ) select chunk from made
 """
-_LOCATE: Final = f"""
-    select c.chunk, c.state, coalesce(c.sealed_length, c.durable_length) as length,
-        r.server, s.host, s.frame_port
-    from unnest($2::bigint[]) k(chunk)
-    join meta.chunks c on c.chunk = k.chunk and c.space = $1 and c.state <> {ChunkState.DELETED:d}
-    join meta.replicas r on r.chunk = c.chunk and r.state <> {ReplicaState.DOOMED:d}
-        and (r.state <> {ReplicaState.STALE:d} or c.state = {ChunkState.DAMAGED:d})
-    join meta.servers s on s.server = r.server
-    order by c.chunk, r.state = {ReplicaState.BAD:d}, s.last_seen < now() - interval '10 s', r.position
-"""  # noqa: S608  # numbers of ours
 _APPENDABLE: Final = """
     select c.chunk, c.epoch, c.limit_bytes,
         array_agg((r.server, s.host, s.frame_port) order by r.position) as places
@@ -97,6 +86,31 @@ def limit_within(quota_bytes: int, used_bytes: int, unreferenced_bytes: int) -> 
     return max(0, min(CHUNK_BYTES, left))
 
 
+class _Held(NamedTuple):
+    """What a session, its space and the space's owner hold already."""
+
+    pinned: int  # chunks
+    unreferenced_bytes: int
+    unreferenced_of_owner_bytes: int
+    used_of_owner_bytes: int
+
+    def with_another(self, limit_bytes: int) -> "_Held":
+        """The same after a chunk that may grow so far has been given."""
+        return _Held(
+            self.pinned + 1,
+            self.unreferenced_bytes + limit_bytes,
+            self.unreferenced_of_owner_bytes + limit_bytes,
+            self.used_of_owner_bytes,
+        )
+
+
+async def _held(connection: Connection, who: Admitted) -> _Held:
+    _, _, owner, owner_quota_bytes, _ = who.limits
+    held = await connection.fetchrow(_HELD, who.space, who.session, owner if owner_quota_bytes else 0)
+    assert held is not None
+    return _Held(*held)
+
+
 class Chunks:
     """The handlers."""
 
@@ -109,32 +123,38 @@ class Chunks:
         check_writer(identity)
         if not 0 < message.count <= ALLOCATE_MAX:
             raise ProtocolFault(Code.BAD_REQUEST, f"between 1 and {ALLOCATE_MAX} chunks can be had at a time")
-        grants = []
+        grants: list[ChunkGrant] = []
         async with self._database.on_space(identity.space) as connection:
             who = await admit(connection, identity, message.session, message.incarnation, message.lease_epoch)
+            held = await _held(connection, who)
             for _ in range(message.count):
                 try:
-                    grants.append(await self._allocate(connection, identity, who, frozenset(message.avoid)))
+                    grant = await self._allocate(connection, identity, who, held, frozenset(message.avoid))
                 except NoRoom:
                     if not grants:
                         raise
                     break
+                grants.append(grant)
+                held = held.with_another(grant.limit)
         return ChunkGrants(tuple(grants))
 
     async def _allocate(
-        self, connection: Connection, identity: Identity, who: Admitted, avoid: frozenset[ServerId]
+        self,
+        connection: Connection,
+        identity: Identity,
+        who: Admitted,
+        held: _Held,
+        avoid: frozenset[ServerId],
     ) -> ChunkGrant:
-        quota_bytes, _, owner, owner_quota_bytes, _ = who.limits
-        held = await connection.fetchrow(_HELD, who.space, who.session, owner if owner_quota_bytes else 0)
-        assert held is not None
-        if held["pinned"] >= PINNED_MAX:
+        quota_bytes, _, _, owner_quota_bytes, _ = who.limits
+        if held.pinned >= PINNED_MAX:
             raise NoRoom(
                 Code.QUOTA,
                 f"this mount holds {PINNED_MAX} chunks it has not committed: it must catch up first",
             )
         most = min(
-            limit_within(quota_bytes, who.used_bytes, held["unreferenced"]),
-            limit_within(owner_quota_bytes, held["used_of_owner"], held["unreferenced_of_owner"]),
+            limit_within(quota_bytes, who.used_bytes, held.unreferenced_bytes),
+            limit_within(owner_quota_bytes, held.used_of_owner_bytes, held.unreferenced_of_owner_bytes),
         )
         if most < CHUNK_AT_LEAST_BYTES:
             raise NoRoom(Code.QUOTA, f"the quota of {who.quota_bytes} bytes is used up")
@@ -176,17 +196,8 @@ class Chunks:
         if len(wanted) > LOCATE_MAX:
             raise ProtocolFault(Code.BAD_REQUEST, f"more than {LOCATE_MAX} chunks at once")
         async with self._database.connection() as connection:
-            records = await connection.fetch(_LOCATE, message.space, wanted)
-        found: dict[ChunkId, tuple[bool, int, list[Place]]] = {}
-        for chunk, state, length, server, host, port in records:
-            sealed = state == ChunkState.SEALED
-            places = found.setdefault(ChunkId(chunk), (sealed, length, []))[2]
-            places.append(Place(ServerId(server), host, port))
-        return ChunkLocateReply(
-            tuple(
-                ChunkPlaces(chunk, sealed, length, tuple(p)) for chunk, (sealed, length, p) in found.items()
-            )
-        )
+            found = await chunk_places(connection, message.space, wanted)
+        return ChunkLocateReply(tuple(found.values()))
 
     async def tickets(self, identity: Identity, message: Tickets) -> TicketsReply:
         """Read tickets for servers or spans, and append tickets for chunks this incarnation may append to."""

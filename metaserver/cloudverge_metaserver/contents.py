@@ -8,15 +8,15 @@ the file. A file that is changed while it is read ends the reading: what would f
 
 import asyncio
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import structlog
 
+from cloudverge_metaserver.chunkplaces import chunk_places
 from cloudverge_metaserver.database import Database
-from cloudverge_metaserver.durability import ChunkState, ReplicaState
 from cloudverge_metaserver.links import Links
 from cloudverge_metaserver.packing import unpack_extents
 from cloudverge_metaserver.rows import INODE, inode_of
@@ -39,14 +39,6 @@ ZEROES: Final = memoryview(bytes(PIECE_BYTES))
 
 _INODE: Final = f"select {INODE} from meta.inodes i where i.space = $1 and i.ino = $2"  # noqa: S608
 _REGION: Final = "select packed, version from meta.extents where space = $1 and ino = $2 and region = $3"
-_PLACES: Final = f"""
-    select c.chunk, r.server, s.host, s.frame_port from unnest($2::bigint[]) k(chunk)
-    join meta.chunks c on c.chunk = k.chunk and c.space = $1 and c.state <> {ChunkState.DELETED:d}
-    join meta.replicas r on r.chunk = c.chunk and r.state <> {ReplicaState.DOOMED:d}
-        and (r.state <> {ReplicaState.STALE:d} or c.state = {ChunkState.DAMAGED:d})
-    join meta.servers s on s.server = r.server
-    order by c.chunk, r.state = {ReplicaState.BAD:d}, s.last_seen < now() - interval '10 s', r.position
-"""  # noqa: S608  # numbers of ours
 
 Suspect = Callable[[ServerId, ChunkId], None]
 
@@ -105,7 +97,7 @@ class _Reading:
 
     space: SpaceId
     inode: Inode
-    places: dict[ChunkId, list[Place]] = field(default_factory=dict)
+    places: dict[ChunkId, tuple[Place, ...]] = field(default_factory=dict)
     tickets: dict[tuple[ChunkId, ServerId], tuple[str, float]] = field(default_factory=dict)
 
 
@@ -162,14 +154,12 @@ class Contents:
         reading.places.update(await self._locate(space, {extent.chunk for extent in extents}))
         return extents
 
-    async def _locate(self, space: SpaceId, chunks: set[ChunkId]) -> dict[ChunkId, list[Place]]:
+    async def _locate(self, space: SpaceId, chunks: set[ChunkId]) -> dict[ChunkId, tuple[Place, ...]]:
         if not chunks:
             return {}
-        found: dict[ChunkId, list[Place]] = defaultdict(list)
         async with self._database.connection() as connection:
-            for chunk, server, host, port in await connection.fetch(_PLACES, space, list(chunks)):
-                found[ChunkId(chunk)].append(Place(ServerId(server), host, port))
-        return found
+            found = await chunk_places(connection, space, chunks)
+        return {chunk: located.places for chunk, located in found.items()}
 
     async def _fetch(self, reading: _Reading, piece: Piece) -> Buffer:
         if not piece.chunk:

@@ -14,6 +14,7 @@ from cloudverge_auth.tokens import Identity
 from cloudverge_metaserver.batches import commit_batch
 from cloudverge_metaserver.chunks import Chunks
 from cloudverge_metaserver.database import Database
+from cloudverge_metaserver.feeding import Feeding
 from cloudverge_metaserver.kept import KeptSpaces
 from cloudverge_metaserver.reading import Reading
 from cloudverge_metaserver.sessions import Sessions
@@ -91,7 +92,7 @@ class FrameRoutes:
             FrameType.BATCH: self._batch,
             FrameType.TREE: reading.tree,
             FrameType.LOAD: reading.load,
-            FrameType.FEED: reading.feed,
+            FrameType.FEED: Feeding(database).feed,
             FrameType.CHUNK_ALLOCATE: chunks.allocate,
             FrameType.CHUNK_LOCATE: chunks.locate,
             FrameType.TICKETS: chunks.tickets,

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from cloudverge_auth.tokens import Identity
+from cloudverge_metaserver.chunkplaces import chunk_places
 from cloudverge_metaserver.database import Database
-from cloudverge_metaserver.durability import ChunkState, ReplicaState
 from cloudverge_metaserver.packing import unpack_extents
 from cloudverge_metaserver.rows import Connection
 from cloudverge_metaserver.scope import Scope
@@ -21,7 +21,7 @@ from cloudverge_metaserver.subtree import readable
 from cloudverge_metaserver.tickets import TicketDesk
 from cloudverge_protocol.errors import Code, ProtocolFault
 from cloudverge_protocol.extents import clip
-from cloudverge_protocol.ids import FILE_BYTES_MAX, ChunkId, InodeId, ServerId, SpaceId, region_of
+from cloudverge_protocol.ids import FILE_BYTES_MAX, ChunkId, InodeId, SpaceId, region_of
 from cloudverge_protocol.inodes import Extent
 from cloudverge_protocol.messages import Place, RangeTicket, Span
 
@@ -36,14 +36,6 @@ _REGIONS: Final = """
         select packed from meta.extents where space = $1 and ino = k.ino and region = k.region offset 0
     ) e order by k.n
 """
-_PLACES: Final = f"""
-    select c.chunk, r.server, s.host, s.frame_port from unnest($2::bigint[]) k(chunk)
-    join meta.chunks c on c.chunk = k.chunk and c.space = $1 and c.state <> {ChunkState.DELETED:d}
-    join meta.replicas r on r.chunk = c.chunk and r.state <> {ReplicaState.DOOMED:d}
-        and (r.state <> {ReplicaState.STALE:d} or c.state = {ChunkState.DAMAGED:d})
-    join meta.servers s on s.server = r.server
-    order by c.chunk, r.state = {ReplicaState.BAD:d}, s.last_seen < now() - interval '10 s', r.position
-"""  # noqa: S608  # numbers of ours
 
 Range = tuple[int, int]
 
@@ -68,13 +60,13 @@ class RangeTickets:
                 connection, identity.space, [span for span in wanted if span.ino in found]
             )
             chunks = list(dict.fromkeys(extent.chunk for extent in extents))
-            places = await _places(connection, identity.space, chunks)
+            located = await chunk_places(connection, identity.space, chunks)
         runs = runs_of(extents)
         return tuple(
-            RangeTicket(chunk, *run, ticket, tuple(places[chunk]))
+            RangeTicket(chunk, *run, ticket, located[chunk].places)
             for chunk in chunks
-            if chunk in places
-            for run, ticket in self._signed(identity, chunk, places[chunk], runs[chunk], now_s)
+            if chunk in located
+            for run, ticket in self._signed(identity, chunk, located[chunk].places, runs[chunk], now_s)
         )
 
     def _signed(
@@ -107,15 +99,6 @@ async def _extents(connection: Connection, space: SpaceId, spans: Sequence[Span]
         for span in keys[wanted[number - 1]]:
             found += clip(extents, span.offset, span.offset + span.length)
     return found[:RANGES_MAX]
-
-
-async def _places(
-    connection: Connection, space: SpaceId, chunks: Sequence[ChunkId]
-) -> dict[ChunkId, list[Place]]:
-    places: dict[ChunkId, list[Place]] = {}
-    for chunk, server, host, port in await connection.fetch(_PLACES, space, chunks) if chunks else ():
-        places.setdefault(ChunkId(chunk), []).append(Place(ServerId(server), host, port))
-    return places
 
 
 def runs_of(extents: Iterable[Extent]) -> dict[ChunkId, list[Range]]:

@@ -1,8 +1,8 @@
-"""TREE, LOAD and FEED: the committed namespace, read at one state of the database each.
+"""TREE and LOAD: the committed namespace, read at one state of the database each.
 
 Each listing costs a handful of statements, one for each level of folders and one for each kind of row beside
-them, however many folders or files there are. A reply never outgrows a frame: a listing stops earlier, a feed is
-continued, and a LOAD that asks for too much is refused.
+them, however many folders or files there are. A reply never outgrows a frame: a listing stops earlier, and a LOAD that
+asks for too much is refused.
 """
 
 from typing import Final
@@ -13,8 +13,7 @@ from msgspec.structs import replace
 from cloudverge_auth.tokens import Identity
 from cloudverge_metaserver.admission import check_space, no_space
 from cloudverge_metaserver.database import Database
-from cloudverge_metaserver.filtering import Resync, filtered, inodes_in
-from cloudverge_metaserver.packing import unpack_extents, unpack_operation
+from cloudverge_metaserver.packing import unpack_extents
 from cloudverge_metaserver.rows import DENTRY, INODE, INODE_FIELDS, Connection, dentry_of, inode_of
 from cloudverge_metaserver.scope import Scope
 from cloudverge_metaserver.subtree import check_root, inside, readable
@@ -28,23 +27,15 @@ from cloudverge_metaserver.treewalk import (
 from cloudverge_protocol.errors import Code, ProtocolFault, Refused
 from cloudverge_protocol.ids import (
     ID_MAX,
-    ChunkId,
-    EntryNumber,
-    Incarnation,
     InodeId,
     Seq,
-    SessionId,
     SpaceId,
 )
 from cloudverge_protocol.inodes import Dentry, Extents, Inode
-from cloudverge_protocol.messages import Feed, FeedReply, Load, LoadReply, Tree, TreeReply
-from cloudverge_protocol.operations import ChunkDone, LogEntry
+from cloudverge_protocol.messages import Load, LoadReply, Tree, TreeReply
 
 LOAD_MAX: Final = 10_000  # keys of each kind; a mount asks for a fifth of it
 LOAD_BYTES: Final = 6 * 1024 * 1024
-FEED_MAX: Final = 10_000
-FEED_BYTES: Final = 4 * 1024 * 1024
-SILENCE: Final = ChunkDone(ChunkId(0))  # touches nothing
 
 _INODE_COLUMNS: Final = len(INODE_FIELDS)
 _SEQ: Final = "select seq from meta.spaces where space = $1"
@@ -95,11 +86,6 @@ _XATTRS: Final = """
     select x.ino, x.name, x.value from unnest($2::bigint[]) k(ino)
     cross join lateral (select * from meta.xattrs where space = $1 and ino = k.ino offset 0) x
 """
-_FEED_STATE: Final = "select seq, feed_from from meta.spaces where space = $1"
-_FEED: Final = """
-    select seq, session, incarnation, number, op from meta.oplog
-    where space = $1 and seq > $2 order by seq limit $3
-"""
 
 Entries = list[tuple[Dentry, Inode]]
 
@@ -117,13 +103,10 @@ class Reading:
         if len(message.more) > BUDGET_MAX:
             raise ProtocolFault(Code.BAD_REQUEST, f"more than {BUDGET_MAX} folders at once")
         scope = Scope(identity.root)
-        message = replace(
-            message, ino=scope.inward(message.ino), more=tuple(scope.inward(ino) for ino in message.more)
-        )
         async with self._database.snapshot() as connection:
             seq = await _seq_of(connection, message.space)
             if identity.is_confined:
-                message = await _within(connection, identity, message)
+                message = await _within(connection, identity, message, scope)
             walk = await _walk(connection, message, budget)
             inodes = list(walk.inodes.values())
             few, many = split_files(inodes)
@@ -144,83 +127,22 @@ class Reading:
         for keys in (message.inodes, message.dentries, message.regions, message.xattrs):
             if len(keys) > LOAD_MAX:
                 raise ProtocolFault(Code.BAD_REQUEST, f"more than {LOAD_MAX} rows of a kind at once")
-        scope = Scope(identity.root)
-        message = _load_inward(message, scope)
         async with self._database.snapshot() as connection:
-            if identity.is_confined:
-                message = await _load_within(connection, identity, message)
+            if not identity.is_confined:
+                return await _load(connection, message)
+            scope = Scope(identity.root)
+            message = await _load_within(connection, identity, _load_inward(message, scope))
             return _load_outward(await _load(connection, message), scope)
 
-    async def feed(self, identity: Identity, message: Feed) -> FeedReply:
-        """The oplog after a seq; raises ProtocolFault(RESYNC) if it no longer reaches back that far.
 
-        A confined session sees what touches its sub-tree, as it looks from inside.
-        """
-        check_space(identity, message.space)
-        limit = max(1, min(message.limit, FEED_MAX))
-        async with self._database.snapshot() as connection:
-            state = await connection.fetchrow(_FEED_STATE, message.space)
-            if state is None:
-                raise no_space()
-            if not state["feed_from"] - 1 <= message.since <= state["seq"]:
-                raise resync(message.since)
-            seq = Seq(state["seq"])
-            entries = await _history(connection, message, FEED_MAX if identity.is_confined else limit)
-            if identity.is_confined:
-                return await _feed_within(connection, identity, message.since, seq, entries, limit)
-        return FeedReply(seq, tuple(entries))
-
-
-async def _history(connection: Connection, message: Feed, limit: int) -> list[LogEntry]:
-    """The entries after a seq, as many as fit a reply."""
-    entries: list[LogEntry] = []
-    size = 0
-    for seq, session, incarnation, number, op in await connection.fetch(
-        _FEED, message.space, message.since, limit
-    ):
-        size += len(op) + 40
-        if entries and size > FEED_BYTES:
-            break
-        entries.append(
-            LogEntry(seq, SessionId(session), Incarnation(incarnation), number, unpack_operation(op))
-        )
-    return entries
-
-
-async def _feed_within(
-    connection: Connection, identity: Identity, since: Seq, seq: Seq, entries: list[LogEntry], limit: int
-) -> FeedReply:
-    """What of the first ``limit`` entries a confined session sees; a silent one stands for those left out at the end.
-
-    All until now are looked at, whatever the limit: a page of the past, told by what is inside now, would tell of
-    folders from before they were moved in. What is too long for that cannot be told.
-    """
-    if entries and entries[-1].seq < seq:
-        raise resync(since)
-    found = await inside(connection, identity.space, identity.root, inodes_in(entries))
-    try:
-        shown = filtered(entries, found, Scope(identity.root))
-    except Resync:
-        raise resync(since) from None
-    page = entries[:limit]
-    shown = [entry for entry in shown if entry.seq <= page[-1].seq]
-    if page and (not shown or shown[-1].seq < page[-1].seq):
-        shown.append(LogEntry(page[-1].seq, SessionId(0), Incarnation(0), EntryNumber(0), SILENCE))
-    return FeedReply(seq, tuple(shown))
-
-
-def resync(since: Seq) -> ProtocolFault:
-    """The answer when the feed cannot tell all that has happened since."""
-    return ProtocolFault(Code.RESYNC, f"the history after {since} cannot be told: read the namespace anew")
-
-
-async def _within(connection: Connection, identity: Identity, message: Tree) -> Tree:
-    """The folders asked for, as far as they lie below the session's root."""
+async def _within(connection: Connection, identity: Identity, message: Tree, scope: Scope) -> Tree:
+    """The folders meant, as far as they lie below the session's root."""
+    ino, more = scope.inward(message.ino), [scope.inward(each) for each in message.more]
     await check_root(connection, identity)
-    found = await inside(connection, identity.space, identity.root, (message.ino, *message.more))
-    if message.ino not in found:
+    found = await inside(connection, identity.space, identity.root, (ino, *more))
+    if ino not in found:
         raise Refused(Code.NOT_FOUND, "there is no such folder")
-    return replace(message, more=tuple(ino for ino in message.more if ino in found))
+    return replace(message, ino=ino, more=tuple(each for each in more if each in found))
 
 
 def _load_inward(message: Load, scope: Scope) -> Load:

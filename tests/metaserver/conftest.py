@@ -15,6 +15,7 @@ from cloudverge_metaserver.app import prepare_database
 from cloudverge_metaserver.batches import commit_batch
 from cloudverge_metaserver.chunks import Chunks
 from cloudverge_metaserver.database import Database
+from cloudverge_metaserver.feeding import Feeding
 from cloudverge_metaserver.kept import KeptSpaces
 from cloudverge_metaserver.reading import Reading
 from cloudverge_metaserver.servers import Heartbeat, Registration, Servers
@@ -123,6 +124,7 @@ class World:
     servers: Servers
     chunks: Chunks
     reading: Reading
+    feeding: Feeding
     keys: dict[int, bytes] = field(default_factory=dict)
     kept: KeptSpaces = field(default_factory=KeptSpaces)
 
@@ -161,7 +163,12 @@ async def make_world(dsn: str, lease_s: float = 10.0) -> World:
     servers = Servers(database, 300.0)
     desk = TicketDesk(SigningKey.generate(), "c" * 32)
     return World(
-        database, Sessions(database, lease_s, 2), servers, Chunks(database, servers, desk), Reading(database)
+        database,
+        Sessions(database, lease_s, 2),
+        servers,
+        Chunks(database, servers, desk),
+        Reading(database),
+        Feeding(database),
     )
 
 

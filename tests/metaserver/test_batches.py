@@ -41,7 +41,7 @@ async def test_entries_are_applied_in_order_and_numbered_by_seq(mount):
 async def test_the_oplog_repeats_what_was_committed(mount):
     ops = [mount.create(1, b"d", 0o40755), mount.create(1, b"f")]
     await mount.do(*ops)
-    feed = await mount.world.reading.feed(
+    feed = await mount.world.feeding.feed(
         mount.who,
         Feed(1, 0),
     )

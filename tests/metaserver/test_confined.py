@@ -57,7 +57,7 @@ def guest(shared, make_identity):
 
 
 async def feed(world, who, since, limit=2000):
-    return [entry.op for entry in (await world.reading.feed(who, Feed(1, since, limit))).entries]
+    return [entry.op for entry in (await world.feeding.feed(who, Feed(1, since, limit))).entries]
 
 
 async def test_the_past_of_a_folder_is_not_told_in_pages_that_end_before_it_was_moved_in(
@@ -68,7 +68,7 @@ async def test_the_past_of_a_folder_is_not_told_in_pages_that_end_before_it_was_
     await mount.do(Unlink(private, b"secret name", secret, False, NOW_NS))
     await mount.do(move(mount, 1, b"private", shared, b"now public", private))
     for since in range(5):
-        assert (await refused(world.reading.feed(guest, Feed(1, since, 1)))).code == Code.RESYNC
+        assert (await refused(world.feeding.feed(guest, Feed(1, since, 1)))).code == Code.RESYNC
     assert await feed(world, guest, 5) == []
 
 
@@ -85,11 +85,11 @@ async def test_the_past_of_a_file_is_not_told_in_pages_that_end_before_it_was_li
 
 
 async def test_a_history_too_long_to_be_looked_at_is_not_told(world, mount, shared, guest, monkeypatch):
-    monkeypatch.setattr("cloudverge_metaserver.reading.FEED_MAX", 3)
+    monkeypatch.setattr("cloudverge_metaserver.feeding.FEED_MAX", 3)
     for name in (b"a", b"b", b"c"):
         await make(mount, shared, name)
     assert len(await feed(world, guest, 1)) == 3
-    assert (await refused(world.reading.feed(guest, Feed(1, 0)))).code == Code.RESYNC
+    assert (await refused(world.feeding.feed(guest, Feed(1, 0)))).code == Code.RESYNC
 
 
 async def test_a_rename_elsewhere_over_another_name_of_a_file_here_is_told(world, mount, shared, guest):

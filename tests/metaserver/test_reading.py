@@ -202,13 +202,13 @@ async def test_load_of_more_than_fits_a_reply_is_refused_with_advice(mount, worl
 
 async def test_the_feed_goes_on_from_a_seq_and_says_when_it_cannot(mount, world):
     await files(mount, 1, 5)
-    reply = await world.reading.feed(mount.who, Feed(1, 2, 2))
+    reply = await world.feeding.feed(mount.who, Feed(1, 2, 2))
     assert ([entry.seq for entry in reply.entries], reply.seq) == ([3, 4], 5)
-    assert (await world.reading.feed(mount.who, Feed(1, 5))).entries == ()
-    assert (await refused(world.reading.feed(mount.who, Feed(1, 6)))).code == Code.RESYNC
+    assert (await world.feeding.feed(mount.who, Feed(1, 5))).entries == ()
+    assert (await refused(world.feeding.feed(mount.who, Feed(1, 6)))).code == Code.RESYNC
     await world.sql("update meta.spaces set feed_from = 4 returning 1")
-    assert (await refused(world.reading.feed(mount.who, Feed(1, 2)))).code == Code.RESYNC
-    assert [e.seq for e in (await world.reading.feed(mount.who, Feed(1, 3))).entries] == [4, 5]
+    assert (await refused(world.feeding.feed(mount.who, Feed(1, 2)))).code == Code.RESYNC
+    assert [e.seq for e in (await world.feeding.feed(mount.who, Feed(1, 3))).entries] == [4, 5]
 
 
 async def test_an_old_past_is_dropped_and_the_feed_knows(mount, world):
@@ -218,12 +218,12 @@ async def test_an_old_past_is_dropped_and_the_feed_knows(mount, world):
     await Auditor(world.database).tell(1)
     assert await Pruner(world.database).run()
     assert not await Pruner(world.database).run()
-    assert [e.seq for e in (await world.reading.feed(mount.who, Feed(1, 3))).entries] == [4, 5]
-    assert (await refused(world.reading.feed(mount.who, Feed(1, 2)))).code == Code.RESYNC
+    assert [e.seq for e in (await world.feeding.feed(mount.who, Feed(1, 3))).entries] == [4, 5]
+    assert (await refused(world.feeding.feed(mount.who, Feed(1, 2)))).code == Code.RESYNC
 
 
 async def test_numbers_that_fit_no_column_are_a_bad_request(mount, world):
-    assert (await refused(world.reading.feed(mount.who, Feed(1, 2**63 + 5)))).code == Code.RESYNC
+    assert (await refused(world.feeding.feed(mount.who, Feed(1, 2**63 + 5)))).code == Code.RESYNC
     assert (await refused(tree(mount, 2**63 + 5))).code == Code.BAD_REQUEST
     reading = Reading(world.database)
     assert (await refused(reading.tree(mount.who, Tree(1, 1, 2**64 - 1)))).code == Code.BAD_REQUEST

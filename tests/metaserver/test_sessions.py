@@ -184,7 +184,7 @@ async def test_orphans_of_a_closed_incarnation_are_reaped_in_the_oplog(world, mo
     await world.sessions.close(mount.who, mount.ref)
     assert await Reaper(world.database).run()
     other = await world.open(make_identity(device=2))
-    feed = await world.reading.feed(other.who, Feed(1, 4))
+    feed = await world.feeding.feed(other.who, Feed(1, 4))
     assert [(e.seq, e.session, e.incarnation, e.number, e.op) for e in feed.entries] == [
         (5, 0, 0, 0, Reap(file.ino))
     ]
