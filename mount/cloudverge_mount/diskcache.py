@@ -1,8 +1,7 @@
 """The disk cache of chunk bytes: records in append-only segment files of the cache folder.
 
-A record is a header (magic, chunk, offset, length, a CRC per block, the header's own CRC) and up to
-``RECORD_BYTES`` of verified bytes, whole blocks from a block's start. The index lives in RAM, block by block, and
-is rebuilt from the headers at start. Segments are evicted whole, least recently used first.
+What a record is stands in ``blockrecords``. The index lives in RAM, block by block, and is rebuilt from the records'
+headers at start. Segments are evicted whole, least recently used first.
 
 It never slows the path that feeds it: runs are queued by reference within ``QUEUE_BYTES``, what does not fit is
 not cached, and a thread writes. Streams are admitted at a bounded rate, so that one big read over a fast line
@@ -15,63 +14,28 @@ block does, and keeps a checksum of each of its pages in RAM.
 
 import errno
 import os
-import struct
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
 import trio
 
 from cloudverge_mount.blockcache import Run, key_of
+from cloudverge_mount.blockrecords import HEADER_BYTES, RECORD_BYTES, Block, Record, header_of, records_in
 from cloudverge_protocol.checksum import crc32c, piece_crcs
 from cloudverge_protocol.ids import BLOCK_BYTES
 
 log = structlog.get_logger(__name__)
 
 SEGMENT_BYTES = 32 * 1024 * 1024
-RECORD_BYTES = 256 * 1024
 READ_BLOCKS = 16  # at most, in one read of the disk
 PAGE_BYTES = 4096
 QUEUE_BYTES = 16 * 1024 * 1024
 GATHER_S = 0.02  # for one write to take several runs
 STREAM_BYTES_PER_S = 48 * 1024 * 1024
 STREAM_BURST_BYTES = 96 * 1024 * 1024
-MAGIC = 0x43564243
-RECORD_BLOCKS = RECORD_BYTES // BLOCK_BYTES
-_HEADER = struct.Struct(f"<IQII{RECORD_BLOCKS}I")
-_CRC = struct.Struct("<I")
-HEADER_BYTES = _HEADER.size + _CRC.size
-
-
-class Block(NamedTuple):
-    """Where the bytes of one block (the last of a chunk may be short) lie."""
-
-    segment: int
-    position: int
-    length: int
-    crc: int
-
-
-class Record(NamedTuple):
-    """``length`` bytes from ``start`` of ``chunk`` at ``position`` of ``segment``, with the CRC of each block."""
-
-    segment: int
-    position: int
-    chunk: int
-    start: int
-    length: int
-    crcs: tuple[int, ...]
-
-    def blocks(self) -> Iterator[tuple[int, Block]]:
-        """Its blocks by key."""
-        first = key_of(self.chunk, self.start)
-        for index, crc in enumerate(self.crcs):
-            at = index * BLOCK_BYTES
-            length = min(BLOCK_BYTES, self.length - at)
-            yield first + index, Block(self.segment, self.position + at, length, crc)
 
 
 class DiskCache:
@@ -253,7 +217,7 @@ class DiskCache:
                     start = run.start + at
                     crcs = tuple(piece_crcs(part, start))
                     record = Record(segment, position + HEADER_BYTES, run.chunk, start, len(part), crcs)
-                    os.pwritev(fd, [_header_of(record), part], position)
+                    os.pwritev(fd, [header_of(record), part], position)
                     position = record.position + record.length
                     records.append(record)
         finally:
@@ -307,7 +271,7 @@ class DiskCache:
         records: list[Record] = []
         for path in sorted(self._folder.glob("*.blocks")):
             if path.stem.isdigit():
-                records += _records_in(path, int(path.stem))
+                records += records_in(path, int(path.stem))
         return records
 
     def close(self) -> None:
@@ -315,29 +279,6 @@ class DiskCache:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
-
-
-def _header_of(record: Record) -> bytes:
-    crcs = (*record.crcs, *[0] * (RECORD_BLOCKS - len(record.crcs)))
-    fields = _HEADER.pack(MAGIC, record.chunk, record.start, record.length, *crcs)
-    return fields + _CRC.pack(crc32c(fields))
-
-
-def _records_in(path: Path, segment: int) -> Iterator[Record]:
-    """The records of one file, up to the first header that is not whole and right."""
-    with path.open("rb") as file:
-        position, size = 0, path.stat().st_size
-        while position + HEADER_BYTES <= size:
-            file.seek(position)
-            header = file.read(HEADER_BYTES)
-            magic, chunk, start, length, *crcs = _HEADER.unpack_from(header)
-            if magic != MAGIC or _CRC.unpack_from(header, _HEADER.size)[0] != crc32c(header[: _HEADER.size]):
-                return
-            position += HEADER_BYTES + length
-            if length > RECORD_BYTES or position > size:
-                return
-            blocks = -(-length // BLOCK_BYTES)
-            yield Record(segment, position - length, chunk, start, length, tuple(crcs[:blocks]))
 
 
 def _page_crcs(data: memoryview) -> "array[int]":

@@ -20,7 +20,7 @@ import trio
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from cloudverge_mount import journal, outbox, rows
+from cloudverge_mount import filerows, journal, outbox, rows
 from cloudverge_mount.filesystem import Caller, SetattrRequest
 from cloudverge_mount.records import ENTRY, HELD, WRITE, HeldRecord, WriteRecord
 from cloudverge_mount.rowkeys import inodes_met
@@ -502,8 +502,13 @@ def test_nothing_is_lost_reordered_or_done_twice(program) -> None:
 def cramped():
     """Caches, queue and journal segments so small that everything is evicted, read back and trimmed."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("NODES_MAX", 3), ("NAMES_MAX", 3), ("OTHERS_MAX", 8)):
-            patch.setattr(rows, name, value)
+        for module, name, value in (
+            (rows, "NODES_MAX", 3),
+            (rows, "NAMES_MAX", 3),
+            (filerows, "REGIONS_MAX", 8),
+            (filerows, "XATTRS_MAX", 1),
+        ):
+            patch.setattr(module, name, value)
         patch.setattr(journal, "SEGMENT_BYTES", 600)
         patch.setattr(outbox, "ITEMS_MAX", 4)
         yield

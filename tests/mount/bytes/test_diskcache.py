@@ -5,7 +5,7 @@ import os
 import pytest
 import trio
 
-from cloudverge_mount import diskcache
+from cloudverge_mount import blockrecords, diskcache
 from cloudverge_mount.blockcache import Run
 from cloudverge_mount.diskcache import DiskCache
 from cloudverge_protocol.ids import BLOCK_BYTES
@@ -100,7 +100,7 @@ async def test_a_part_that_rots_on_the_disk_is_not_given(cache, tmp_path, is_kno
         assert await cache.part(3, 0, 10) == kept.data[:10]
     path = next(iter(tmp_path.iterdir()))
     content = bytearray(path.read_bytes())
-    content[diskcache.HEADER_BYTES + 9000] ^= 1
+    content[blockrecords.HEADER_BYTES + 9000] ^= 1
     path.write_bytes(content)
     if is_known:
         assert await cache.part(3, 0, 10) == kept.data[:10], "another page of it is good"
