@@ -87,7 +87,6 @@ def settle(old: Settings | None, wish: Wish, cluster: str, external_database: bo
         replicas = wish.replicas or min(DEFAULT_REPLICAS, chunkservers)
         restart = wish.restart or Restart.ALWAYS
         new = Settings(cluster, chunkservers, replicas, restart, external_database)
-        new = _with_network(new, wish)
     else:
         new = msgspec.structs.replace(
             old,
@@ -95,7 +94,7 @@ def settle(old: Settings | None, wish: Wish, cluster: str, external_database: bo
             replicas=wish.replicas or old.replicas,
             restart=wish.restart or old.restart,
         )
-        new = _with_network(new, wish)
+    new = _with_network(new, wish)
     if new.replicas > new.chunkservers:
         raise Refused(
             Code.INVALID,

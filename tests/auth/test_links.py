@@ -41,7 +41,6 @@ async def test_a_link_opens_one_file_for_whoever_has_its_secret(start_auth):
     assert opened.status_code == 200
     assert opened.json() == {
         "id": made["id"], "space": await ann.space(), "ino": 9, "name": "b c.jpg", "until": until,
-        "needs_password": False,
     }  # fmt: skip
 
 

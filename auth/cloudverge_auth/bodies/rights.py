@@ -120,4 +120,3 @@ class LinkOpened(BaseModel):
     ino: int
     name: str
     until: int
-    needs_password: bool = False
