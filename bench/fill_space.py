@@ -31,6 +31,7 @@ from cloudverge_mount.identity import Identity
 from cloudverge_mount.link import Link
 from cloudverge_mount.metaclient import MetaClient
 from cloudverge_mount.session import Session
+from cloudverge_mount.ticketbook import TicketBook
 from cloudverge_mount.username import user_name
 from cloudverge_protocol.checksum import crc32c
 from cloudverge_protocol.ids import BLOCK_BYTES, PROTOCOL_VERSION, ROOT_INODE, SpaceId
@@ -65,12 +66,17 @@ class Filler:
         self._started = time.monotonic()
         self._told = 0.0
 
-    async def write_data(self, hello, nursery: trio.Nursery) -> None:
+    async def write_data(self, cluster: str, nursery: trio.Nursery) -> None:
         """The one chunk whose bytes all files share."""
         session, data = self._session, self._random.randbytes(DATA_BYTES)
         (grant,) = (await self._meta.allocate(ChunkAllocate(*_ref(session)))).grants
         crcs = tuple(crc32c(data[at : at + BLOCK_BYTES]) for at in range(0, DATA_BYTES, BLOCK_BYTES))
         first, *onward = grant.places
+        tickets = TicketBook(self._meta, session)
+
+        async def hello() -> Hello:
+            return Hello(PROTOCOL_VERSION, await tickets.read(first.server), cluster)
+
         link = Link(lambda: (first.host, first.port), hello, nursery)
         request = Append(grant.ticket, grant.chunk, grant.epoch, 0, crcs, True, tuple(onward))
         reply, _ = await link.call(FrameType.APPEND, request, (data,))
@@ -150,7 +156,7 @@ async def fill_deep(filler: Filler, top: int, files: int) -> None:
 
 
 @asynccontextmanager
-async def opened(cluster: Path, user: str) -> AsyncIterator[tuple[MetaClient, Session, object, trio.Nursery]]:
+async def opened(cluster: Path, user: str) -> AsyncIterator[tuple[MetaClient, Session, str, trio.Nursery]]:
     """A session on the user's space."""
     endpoints = load_cluster(cluster)
     async with AuthClient(endpoints.auth_url, endpoints.tls()) as auth, trio.open_nursery() as nursery:
@@ -168,16 +174,16 @@ async def opened(cluster: Path, user: str) -> AsyncIterator[tuple[MetaClient, Se
         session = Session(meta, SessionOpen(space, secrets.token_bytes(16), socket.gethostname(), "fill"))
         await session.open()
         nursery.start_soon(session.run)
-        yield meta, session, hello, nursery
+        yield meta, session, endpoints.cluster, nursery
         await session.close()
         nursery.cancel_scope.cancel()
 
 
 async def fill(options: argparse.Namespace) -> None:
     """Do it."""
-    async with opened(options.cluster, options.user) as (meta, session, hello, nursery):
+    async with opened(options.cluster, options.user) as (meta, session, cluster, nursery):
         filler = Filler(meta, session)
-        await filler.write_data(hello, nursery)
+        await filler.write_data(cluster, nursery)
         top = ROOT_INODE
         if session.used_inodes > 1:
             top = await filler.create(top, f"fill-{os.getpid()}", FOLDER)
