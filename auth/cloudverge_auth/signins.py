@@ -4,6 +4,10 @@ A refresh token is good for one use, which gives the next. A second use of one m
 and we cannot know which is the thief: the family ends, and with it every access token of that sign-in. Only
 hashes are stored.
 
+An answer can be lost on the way, and its asker would be signed out. So he may choose the next token himself, and keep
+it before he asks: who comes again with both, the spent one and the one that it was traded for, is he, as long as that
+one has not been used either. A thief of the first does not know the second.
+
 Whoever ends or begins sign-ins of a user first locks the user's row (``lock_user``): a sign-in that was checked
 before a password change cannot begin after it.
 """
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 REFRESH_LIFE = timedelta(days=30)
 MAX_FAMILIES = 16  # of one device; the oldest ends when one more begins
 MAX_REFRESH_CHARS = 128
+REFRESH_BYTES = 32
+REFRESH_CHARS = 43  # of so many bytes in base64
 
 log = structlog.get_logger("cloudverge.auth")
 
@@ -69,28 +75,26 @@ async def begin(connected: "PoolConnectionProxy", user: UserId, user_name: str, 
         await audit.record(connected, actor, ACCOUNTS, "device.add", device_name)
     family = await connected.fetchval("insert into families (device_id) values ($1) returning id", device)
     await connected.execute(_SUPERSEDE, device, MAX_FAMILIES)
-    token = await _next_token(connected, family)
+    token = secrets.token_urlsafe(REFRESH_BYTES)
+    await _keep(connected, family, token, None)
     return SignIn(user, DeviceId(device), family, token)
 
 
-async def _next_token(connected: "PoolConnectionProxy", family: int) -> str:
-    token = secrets.token_urlsafe(32)
-    await connected.execute(
-        "insert into refresh_tokens (hash, family_id, expires_at) values ($1, $2, now() + $3::interval)",
-        hash_of(token),
-        family,
-        REFRESH_LIFE,
-    )
-    return token
+async def _keep(connected: "PoolConnectionProxy", family: int, token: str, prior: bytes | None) -> bool:
+    """False: there is such a token already."""
+    done = await connected.execute(_KEEP, hash_of(token), family, REFRESH_LIFE, prior)
+    return bool(done == "INSERT 0 1")
 
 
-async def refresh(pool: asyncpg.Pool, token: str) -> SignIn:
+async def refresh(pool: asyncpg.Pool, token: str, chosen: str = "") -> SignIn:
     """Use a refresh token; raises Denied(UNAUTHORIZED), and ends the family if it had been used before.
 
-    Who holds a token of a device that was revoked is told so (FORBIDDEN): it must not sign in again by itself.
+    ``chosen``: what the next one shall be, REFRESH_CHARS characters made at random; "": ours to make. With the same one
+    it may be asked for again. Who holds a token of a device that was revoked is told so (FORBIDDEN): it must not sign
+    in again by itself.
     """
     async with transaction(pool) as connected:
-        renewed = await _refresh(connected, hash_of(token))
+        renewed = await _refresh(connected, hash_of(token), chosen)
         revoked = renewed is None and await connected.fetchval(_OF_REVOKED, hash_of(token))
     if revoked:
         raise Denied(Code.FORBIDDEN, "this device has been revoked")
@@ -99,16 +103,19 @@ async def refresh(pool: asyncpg.Pool, token: str) -> SignIn:
     return renewed
 
 
-async def _refresh(connected: "PoolConnectionProxy", hashed: bytes) -> SignIn | None:
+async def _refresh(connected: "PoolConnectionProxy", hashed: bytes, chosen: str) -> SignIn | None:
+    token = chosen or secrets.token_urlsafe(REFRESH_BYTES)
     family = await connected.fetchval(_USE, hashed)
+    is_again = family is None and bool(chosen)
+    if is_again:
+        family = await connected.fetchval(_TRADED, hashed, hash_of(chosen))
     if family is None:
         await _end_if_reused(connected, hashed)
         return None
     row = await connected.fetchrow(ALIVE, family)
-    if row is None:
+    if row is None or not (is_again or await _keep(connected, family, token, hashed)):
         return None
     await connected.execute("update devices set seen_at = now() where id = $1", row["device"])
-    token = await _next_token(connected, family)
     return SignIn(UserId(row["user_id"]), DeviceId(row["device"]), family, token)
 
 
@@ -166,6 +173,15 @@ _USE = """
 update refresh_tokens set used_at = now()
 where hash = $1 and used_at is null and expires_at > now()
 returning family_id
+"""
+
+_KEEP = """
+insert into refresh_tokens (hash, family_id, expires_at, prior) values ($1, $2, now() + $3::interval, $4)
+on conflict do nothing
+"""
+
+_TRADED = """
+select family_id from refresh_tokens where hash = $2 and prior = $1 and used_at is null and expires_at > now()
 """
 
 _USED = """

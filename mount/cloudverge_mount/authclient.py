@@ -89,9 +89,10 @@ class AuthClient(JsonHttp):
         body: dict[str, object] = {"user": user, "password": password, "device": device}
         return await self.ask("POST", "/v1/login", Tokens, body=body)
 
-    async def refresh(self, refresh_token: str) -> Tokens:
-        """Fresh tokens for a signed-in device; the old refresh token is spent."""
-        return await self.ask("POST", "/v1/refresh", Tokens, body={"refresh_token": refresh_token})
+    async def refresh(self, refresh_token: str, next_token: str) -> Tokens:
+        """Fresh tokens for a signed-in device; ``refresh_token`` is spent, and good only to ask for the same again."""
+        body: dict[str, object] = {"refresh_token": refresh_token, "next_token": next_token}
+        return await self.ask("POST", "/v1/refresh", Tokens, body=body)
 
     async def ticket(self, access_token: str, space: int | str, grant: int | None = None) -> Ticket:
         """An identity ticket for a space (id, name, or "" for the user's first), or for what a grant gives."""

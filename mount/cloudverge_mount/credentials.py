@@ -5,7 +5,8 @@ An embedded cluster's credentials lie in its own folder and hold a password made
 in lie in their configuration folder (``account.profiles``) and hold a refresh token, but never a password.
 
 Refresh tokens rotate and using one twice ends them all, so whoever refreshes holds the lock while it reads,
-asks and writes: two mounts of one user share a file.
+asks and writes: two mounts of one user share a file. What the token is to be traded for is written before it is asked
+for: an answer that is lost on the way can be had again.
 """
 
 import fcntl
@@ -29,6 +30,7 @@ class Credentials(msgspec.Struct, frozen=True):
     user: str
     password: str = ""
     refresh_token: str = ""
+    next_token: str = ""  # what it is being traded for: asked for, and not answered yet
     server: str = ""  # the auth server's URL, of a cluster elsewhere
     folder: str = ""  # of a cluster of this machine, whose addresses change
     ca: str = ""  # the certificate authority that was pinned, as PEM

@@ -11,6 +11,7 @@ import types
 import pytest
 import trustme
 import typer
+from msgspec.structs import replace
 
 from cloudverge_cli.catalog import installed_verbs
 from cloudverge_mount.account import prompts
@@ -115,6 +116,15 @@ def test_the_keyring_takes_the_secret_where_there_is_one(ring, profiles, tmp_pat
     assert file.load().refresh_token == "refresh-1"
     profiles.remove(CLUSTER, "ann")
     assert ring.kept == {}
+
+
+def test_the_keyring_takes_what_the_secret_is_being_traded_for_too(ring, profiles):
+    file = profiles.file(CLUSTER, "ann")
+    file.save(replace(ANN, next_token="refresh-2"))
+    assert "refresh-" not in file.path.read_text()
+    assert (file.load().refresh_token, file.load().next_token) == ("refresh-1", "refresh-2")
+    file.save(replace(ANN, refresh_token="refresh-2"))
+    assert (file.load().refresh_token, file.load().next_token) == ("refresh-2", "")
 
 
 def test_a_secret_that_the_keyring_does_not_give_is_no_end_of_the_sign_in(ring, profiles):

@@ -1,6 +1,7 @@
 """Signing up, in, out and again."""
 
 import asyncio
+import secrets
 import time
 
 import pytest
@@ -162,6 +163,52 @@ async def test_a_refresh_token_used_twice_ends_its_family_and_no_other(auth):
     assert await other.is_in()
     assert (await auth.post("/v1/refresh", refresh_token=other.refresh)).status_code == 200
     assert await auth.sql("select end_reason from families where ended_at is not null") == "reuse"
+
+
+def chosen_token() -> str:
+    return secrets.token_urlsafe(32)
+
+
+async def test_a_refresh_can_be_asked_for_again_by_who_chose_the_next_token(auth):
+    ann, chosen = await auth.sign_up(), chosen_token()
+    trade = {"refresh_token": ann.refresh, "next_token": chosen}
+    answers = [await auth.post("/v1/refresh", **trade) for _ in range(3)]
+    answers += await asyncio.gather(*(auth.post("/v1/refresh", **trade) for _ in range(5)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.json()["refresh_token"] for answer in answers} == {chosen}
+    ann.take(answers[-1].json())
+    assert await ann.is_in()
+    assert (await auth.post("/v1/refresh", refresh_token=chosen)).status_code == 200
+    assert chosen not in await auth.sql("select string_agg(t::text, ' ') from refresh_tokens t")
+
+
+async def test_a_thief_of_a_spent_token_is_found_out_whatever_next_one_he_chooses(auth):
+    ann, chosen = await auth.sign_up(), chosen_token()
+    ann.take((await auth.post("/v1/refresh", refresh_token=ann.refresh, next_token=chosen)).json())
+    stolen = await auth.log_in(device="phone")
+    spent = stolen.refresh
+    await auth.post("/v1/refresh", refresh_token=spent, next_token=chosen_token())
+    for following in (chosen_token(), chosen, ""):
+        answer = await auth.post("/v1/refresh", refresh_token=spent, next_token=following)
+        assert answer.status_code == 401
+    assert await auth.sql("select end_reason from families where ended_at is not null") == "reuse"
+    assert await ann.is_in(), "another device's token was named, and is none the worse for it"
+
+
+async def test_a_trade_is_over_once_what_it_gave_has_been_used(auth):
+    ann, chosen = await auth.sign_up(), chosen_token()
+    spent = ann.refresh
+    await auth.post("/v1/refresh", refresh_token=spent, next_token=chosen)
+    ann.take((await auth.post("/v1/refresh", refresh_token=chosen, next_token=chosen_token())).json())
+    assert (await auth.post("/v1/refresh", refresh_token=spent, next_token=chosen)).status_code == 401
+    assert not await ann.is_in()
+
+
+@pytest.mark.parametrize("chosen", ["short", "x" * 42, "x" * 44, "x" * 42 + "!", "x" * 43 + "\n"])
+async def test_a_next_token_that_could_be_guessed_or_is_none_is_refused(auth, chosen):
+    ann = await auth.sign_up()
+    assert (await auth.post("/v1/refresh", refresh_token=ann.refresh, next_token=chosen)).status_code == 400
+    assert (await auth.post("/v1/refresh", refresh_token=ann.refresh)).status_code == 200
 
 
 async def test_one_refresh_token_used_by_two_at_once_gives_at_most_one_a_sign_in_that_ends(auth):

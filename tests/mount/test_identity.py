@@ -26,6 +26,8 @@ class PlayedAuth:
         self.refresh_tokens = []
         self.given = 0
         self.away = False
+        self.loses_answers = False
+        self.traded = {}  # what a refresh token that is spent was traded for
         self.ended = None  # how tickets are refused
         self.asked = []
         self.bodies = []
@@ -37,14 +39,17 @@ class PlayedAuth:
         body = json.loads(request.content) if request.content else {}
         self.asked.append(path)
         self.bodies.append(body)
-        return getattr(self, path.rpartition("/")[2])(body)
+        answer = getattr(self, path.rpartition("/")[2])(body)
+        if self.loses_answers:
+            raise httpx.ReadTimeout("the answer is lost")
+        return answer
 
     @staticmethod
     def refusal(status, code):
         return httpx.Response(status, json={"code": code, "message": code.lower()})
 
-    def tokens(self):
-        self.refresh_tokens.append(f"refresh-{len(self.refresh_tokens)}")
+    def tokens(self, token=""):
+        self.refresh_tokens.append(token or f"refresh-{len(self.refresh_tokens)}")
         return httpx.Response(
             200,
             json={
@@ -65,9 +70,11 @@ class PlayedAuth:
         return self.tokens() if body["password"] == self.password else self.refusal(401, "UNAUTHORIZED")
 
     def refresh(self, body):
-        if body["refresh_token"] != self.refresh_tokens[-1]:
+        token, following = body["refresh_token"], body["next_token"]
+        if token != self.refresh_tokens[-1] and self.traded.get(token) != following:
             return self.refusal(401, "UNAUTHORIZED")
-        return self.tokens()
+        self.traded[token] = following
+        return self.tokens(following)
 
     def tickets(self, body):
         if self.ended:
@@ -161,6 +168,33 @@ async def test_a_spent_refresh_token_falls_back_on_the_password(sign, auth):
     auth.refresh_tokens.append("somebody else's")
     assert await sign(may_sign_up=True).ticket()
     assert auth.asked[-2:] == ["/v1/login", "/v1/tickets"]
+
+
+async def test_a_refresh_whose_answer_is_lost_is_asked_for_again_and_signs_nobody_out(sign, auth, file):
+    auth.password = "typed by ann"
+    await sign().sign_in_with("typed by ann")
+    spent = file.load().refresh_token
+    auth.loses_answers = True
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await sign().ticket()
+    asked = [(body["refresh_token"], body["next_token"]) for body in auth.bodies if "next_token" in body]
+    assert len(set(asked)) == 1, "the same trade every time"
+    assert file.load().next_token == asked[0][1]
+    auth.loses_answers = False
+    assert await sign().ticket()
+    kept = file.load()
+    assert (kept.refresh_token, kept.next_token) == (asked[0][1], "")
+    assert kept.refresh_token != spent
+    assert await sign().ticket()
+
+
+async def test_a_server_that_chooses_the_next_token_itself_is_followed(sign, auth, file, monkeypatch):
+    auth.password = "typed by ann"
+    await sign().sign_in_with("typed by ann")
+    monkeypatch.setattr(auth, "refresh", lambda body: auth.tokens())
+    assert await sign().ticket()
+    assert (file.load().refresh_token, file.load().next_token) == (auth.refresh_tokens[-1], "")
 
 
 async def test_elsewhere_only_the_refresh_token_is_kept_and_its_end_is_told(sign, auth, file):

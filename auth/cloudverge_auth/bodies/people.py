@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field, SecretStr
 
 from cloudverge_auth.bodies.fields import Body, Label, Password, Secret, UserName
-from cloudverge_auth.signins import MAX_REFRESH_CHARS
+from cloudverge_auth.signins import MAX_REFRESH_CHARS, REFRESH_CHARS
 
 
 class LogIn(Body):
@@ -24,9 +24,13 @@ class SignUp(LogIn):
 
 
 class Refresh(Body):
-    """The last refresh token given."""
+    """The last refresh token given. ``next_token``: what the next shall be, 32 bytes made at random, in base64url.
+
+    Whoever keeps it before he asks may ask again with both if no answer came.
+    """
 
     refresh_token: Annotated[str, Field(max_length=MAX_REFRESH_CHARS)]
+    next_token: Annotated[str, Field(pattern=rf"^([A-Za-z0-9_-]{{{REFRESH_CHARS}}})?$")] = ""
 
 
 class PasswordChange(Body):

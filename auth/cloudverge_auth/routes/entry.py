@@ -70,7 +70,7 @@ def make_entry_routes(services: Services) -> APIRouter:
     @router.post("/v1/refresh", responses=refusals(401, 403))
     async def refresh(body: bodies.Refresh) -> bodies.SignedIn:
         """Trade a refresh token for the next one and an access token."""
-        return _signed_in(services, await signins.refresh(services.pool, body.refresh_token))
+        return _signed_in(services, await signins.refresh(services.pool, body.refresh_token, body.next_token))
 
     @router.post("/v1/machine", responses=refusals(401))
     async def machine(body: Machine) -> Ticket:

@@ -38,13 +38,16 @@ class ProfileFile(CredentialFile):
                 Code.UNAVAILABLE,
                 f"the keyring does not give {kept.user}'s sign-in: unlock it, or cv login again",
             )
-        return replace(kept, refresh_token=token)
+        refresh_token, _, next_token = token.partition(" ")
+        return replace(kept, refresh_token=refresh_token, next_token=next_token)
 
     def save(self, credentials: Credentials) -> None:
         """As of a plain file, but for the secret that the keyring takes."""
-        token = credentials.refresh_token
+        token = f"{credentials.refresh_token} {credentials.next_token}".strip()
         taken = bool(token) and self._keyring.put(str(self.path), token)
-        super().save(replace(credentials, in_keyring=taken, refresh_token="" if taken else token))
+        if taken:
+            credentials = replace(credentials, refresh_token="", next_token="")
+        super().save(replace(credentials, in_keyring=taken))
 
     def remove(self) -> None:
         """Sign-in and all; the server is not told."""

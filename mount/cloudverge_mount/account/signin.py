@@ -1,7 +1,8 @@
 """A sign-in: the access token of one user of one cluster, kept fresh with the refresh token on disk.
 
 Refresh tokens rotate and using one twice ends them all, so whoever refreshes holds the file's lock while it reads,
-asks and writes: mounts and commands of one user share a file. Files are read in a thread, because a keyring may wait.
+asks and writes: mounts and commands of one user share a file. What it asks for it writes first, so that an answer that
+was lost can be asked for again. Files are read in a thread, because a keyring may wait.
 """
 
 import secrets
@@ -21,6 +22,7 @@ ACCESS_LIFE_MIN_S: Final = 30.0
 LOCK_WAIT_S: Final = 30.0
 LOCK_POLL_S: Final = 0.05
 PASSWORD_BYTES: Final = 32
+TOKEN_BYTES: Final = 32
 
 T = TypeVar("T")
 
@@ -114,8 +116,9 @@ class SignIn:
 
     async def _tokens_for(self, known: Credentials) -> Tokens:
         if known.refresh_token:
+            known = await self._about_to_trade(known)
             try:
-                return await self._auth.refresh(known.refresh_token)
+                return await self._auth.refresh(known.refresh_token, known.next_token)
             except Denied as error:
                 if error.code == Code.FORBIDDEN:  # a password at hand must not undo that
                     raise Denied(
@@ -135,6 +138,13 @@ class SignIn:
                 raise
         return await self._auth.sign_in(known.user, known.password, self._device)
 
+    async def _about_to_trade(self, known: Credentials) -> Credentials:
+        """With what the refresh token is to be traded for, on disk: if no answer comes, we ask for the same again."""
+        if not known.next_token:
+            known = replace(known, next_token=secrets.token_urlsafe(TOKEN_BYTES))
+            await trio.to_thread.run_sync(self._file.save, known)
+        return known
+
     @staticmethod
     def _signed_out(known: Credentials) -> Denied:
         where = known.server or f"cluster {known.cluster}"
@@ -148,11 +158,12 @@ class SignIn:
         known = replace(
             known,
             refresh_token=tokens.refresh_token,
+            next_token="",
             server=self._new.server or known.server,
             folder=self._new.folder or known.folder,
             ca=self._new.ca or known.ca,
         )
-        self._new = replace(known, refresh_token="", password="")
+        self._new = replace(known, refresh_token="", next_token="", password="")
         with trio.CancelScope(shield=True):  # the old token is spent: the new one must not be lost
             await trio.to_thread.run_sync(self._file.save, known)
         self._access = tokens.access_token
