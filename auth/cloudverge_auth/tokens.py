@@ -121,6 +121,7 @@ class ChunkTicket(msgspec.Struct, frozen=True, omit_defaults=True):
     places: tuple[tuple[ServerId, str, int], ...] = msgspec.field(
         name="plc", default=()
     )  # of an append's chain
+    user: UserId = msgspec.field(name="usr", default=UserId(0))  # who asked for it; 0: a server
     exp: int = 0
 
 

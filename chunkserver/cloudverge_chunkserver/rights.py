@@ -27,7 +27,7 @@ from cloudverge_auth.tokens import (
 from cloudverge_chunkserver.appending import no_chunk
 from cloudverge_chunkserver.sidecar import Header
 from cloudverge_protocol.errors import Code, Denied
-from cloudverge_protocol.ids import CHUNK_BYTES, ChunkId, Epoch, ServerId, SpaceId
+from cloudverge_protocol.ids import CHUNK_BYTES, ChunkId, Epoch, ServerId, SpaceId, UserId
 from cloudverge_protocol.messages import Append, Read
 
 _TICKETS: Final = 8192
@@ -115,6 +115,11 @@ class Rights:
         ticket = self._ticket(token, "control")
         if ticket.chunk and any(chunk != ticket.chunk for chunk in chunks):
             raise Denied(Code.FORBIDDEN, "this ticket is for another chunk")
+
+
+def user_of(caller: object) -> UserId | None:
+    """Whose connection it is; None: a server's."""
+    return (caller.user or None) if isinstance(caller, ChunkTicket) else None
 
 
 def _is_within(message: Read, ticket: ChunkTicket) -> bool:

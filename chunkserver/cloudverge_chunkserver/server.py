@@ -22,12 +22,13 @@ from cloudverge_chunkserver.links import Links
 from cloudverge_chunkserver.posixdisk import PosixDisk
 from cloudverge_chunkserver.registration import Report
 from cloudverge_chunkserver.replicas import Replicas
-from cloudverge_chunkserver.rights import Rights
+from cloudverge_chunkserver.rights import Rights, user_of
 from cloudverge_chunkserver.service import Service
 from cloudverge_chunkserver.store import ChunkStore
 from cloudverge_protocol.errors import Code, Unavailable
 from cloudverge_protocol.ids import CHUNK_BYTES, PROTOCOL_VERSION, Epoch, ServerId, SpaceId
 from cloudverge_protocol.messages import Hello, HelloReply
+from cloudverge_wire.flow import Callers
 from cloudverge_wire.frameserver import FrameServer, serve_frames
 
 log = structlog.get_logger("cloudverge.chunkserver")
@@ -116,6 +117,7 @@ class ChunkServer:
             handle=self.service.handle,
             ssl=self._security.server,
             insecure=self._security.insecure,
+            callers=Callers(user_of),
         )
 
     async def close(self) -> None:

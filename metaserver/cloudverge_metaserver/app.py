@@ -50,7 +50,7 @@ from cloudverge_protocol.ids import PROTOCOL_VERSION
 from cloudverge_protocol.messages import FrameType, Hello, HelloReply
 from cloudverge_wire.clusterid import ClusterIds, ensure_cluster
 from cloudverge_wire.database import database_errors, read_dsn
-from cloudverge_wire.flow import Shares
+from cloudverge_wire.flow import Callers, Shares
 from cloudverge_wire.frameserver import serve_frames
 from cloudverge_wire.httpserve import serve_http
 from cloudverge_wire.join import read_join_token
@@ -204,6 +204,7 @@ async def _listen(
         ssl=server_tls(tls) if tls else None,
         insecure=settings.insecure,
         shares=Shares(user_of, USER_BYTES),
+        callers=Callers(user_of),
         frame_bytes=FRAME_BYTES,
     )
     stack.push_async_callback(frames.close)

@@ -50,7 +50,12 @@ class TicketDesk:
         if known is None or not 0 <= now_s - known[1] < KEEP_S:
             right: Right = "enter" if identity.is_confined else "read"
             claims = ChunkTicket(
-                right, identity.space, servers=(server,), session=session, membership_epoch=epoch
+                right,
+                identity.space,
+                servers=(server,),
+                session=session,
+                membership_epoch=epoch,
+                user=identity.user,
             )
             known = (sign_chunk(self.key, self._cluster, claims, now_s, until), now_s)
             self._read[key] = known
@@ -75,6 +80,7 @@ class TicketDesk:
             servers=tuple(servers),
             membership_epoch=identity.membership_epoch,
             ranges=ranges,
+            user=identity.user,
         )
         return sign_chunk(self.key, self._cluster, claims, now_s, identity.until)
 
@@ -101,6 +107,7 @@ class TicketDesk:
             incarnation,
             identity.membership_epoch,
             places=tuple((place.server, place.host, place.port) for place in places),
+            user=identity.user,
         )
         return sign_chunk(self.key, self._cluster, claims, now_s, identity.until)
 

@@ -11,7 +11,7 @@ from cloudverge_protocol.checksum import crc32c
 from cloudverge_protocol.errors import ChunkFault, Code, Denied, ProtocolFault, Unavailable
 from cloudverge_protocol.frames import encode_frame
 from cloudverge_protocol.messages import Append, AppendReply, Empty, FrameType, Read, ReadReply
-from cloudverge_wire.flow import IN_FLIGHT, IN_FLIGHT_BYTES, WRITE_HIGH_BYTES, Shares
+from cloudverge_wire.flow import IN_FLIGHT, IN_FLIGHT_BYTES, WRITE_HIGH_BYTES, Callers, Shares
 
 pytestmark = pytest.mark.anyio
 
@@ -320,6 +320,39 @@ async def test_a_full_server_turns_callers_away(frames, monkeypatch):
     with pytest.raises(Unavailable):
         await frames.client(server)
     assert await first.call(FrameType.PING, Empty()) == (Empty(), b"")
+
+
+async def test_a_caller_has_so_many_connections_and_leaves_room_for_others(frames):
+    callers = Callers(lambda identity: None if identity.token == "good-server" else identity.token, 2)
+    server = await frames.serve(lambda *_: (ReadReply(0, ()), ()), callers=callers)
+    greedy = [await frames.client(server, "good-greedy") for _ in range(2)]
+    for _ in range(3):
+        caller = await frames.raw(server)
+        refusal = await caller.greet("good-greedy")
+        assert (refusal.code, "2 connections" in refusal.message) == (Code.UNAVAILABLE, True)
+        assert await caller.frame() is None
+    await frames.client(server, "good-modest")
+    for _ in range(5):
+        await frames.client(server, "good-server")
+    greedy[0].close()
+    async with asyncio.timeout(5):
+        while callers._connections["good-greedy"] > 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await frames.client(server, "good-greedy")
+
+
+def test_a_connection_that_becomes_anothers_counts_once():
+    callers = Callers(lambda identity: identity, 1)
+    first = callers.enter("ann", None)
+    assert callers.enter("ann", first) == "ann"
+    with pytest.raises(Unavailable):
+        callers.enter("ann", None)
+    assert callers.enter("bob", first) == "bob"
+    assert callers.enter("ann", None) == "ann"
+    callers.leave("ann")
+    callers.leave("bob")
+    callers.leave(None)
+    assert not callers._connections
 
 
 async def test_connections_of_one_caller_share_what_may_be_under_way(frames):

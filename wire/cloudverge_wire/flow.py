@@ -1,15 +1,18 @@
 """How much goes through a frame connection at a time, and how a frame is handed to its transport."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 from weakref import WeakValueDictionary
 
 from cloudverge_protocol.checksum import Buffer
+from cloudverge_protocol.errors import Code, Unavailable
 from cloudverge_protocol.frames import Frame
 from cloudverge_protocol.ids import MAX_READ_BYTES
 from cloudverge_protocol.messages import Message, Read
 
+CONNECTIONS_MAX: Final = 512  # of one caller; a mount has two or three to each server
 IN_FLIGHT: Final = 256
 IN_FLIGHT_BYTES: Final = 32 * 1024 * 1024
 WRITE_HIGH_BYTES: Final = 8 * 1024 * 1024
@@ -73,6 +76,38 @@ class Shares:
         if share is None:
             share = self._shares[key] = InFlight(self._most_bytes)
         return share
+
+
+class Callers:
+    """How many connections each caller has. Who has ``most`` is told to close some, so that there is room for others.
+
+    ``key`` tells callers apart; None: connections of this one are not counted.
+    """
+
+    def __init__(self, key: Callable[[object], Hashable | None], most: int = CONNECTIONS_MAX) -> None:
+        self._key, self._most = key, most
+        self._connections: Counter[Hashable] = Counter()
+
+    def enter(self, identity: object, before: Hashable | None) -> Hashable | None:
+        """A connection is this caller's from now on, and no more of ``before``; the key. Raises Unavailable."""
+        key = self._key(identity)
+        if key == before:
+            return key
+        if key is not None:
+            if self._connections[key] >= self._most:
+                raise Unavailable(
+                    Code.UNAVAILABLE, f"you have {self._most} connections to this server: close some"
+                )
+            self._connections[key] += 1
+        self.leave(before)
+        return key
+
+    def leave(self, key: Hashable | None) -> None:
+        """A connection of this caller is gone."""
+        if key is not None:
+            self._connections[key] -= 1
+            if not self._connections[key]:
+                del self._connections[key]
 
 
 def write_frame(transport: asyncio.Transport, head: bytes, body: Sequence[Buffer]) -> None:

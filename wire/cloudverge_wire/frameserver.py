@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from cloudverge_protocol.frames import MAX_FRAME_BYTES
 from cloudverge_protocol.messages import FrameType, Message
 from cloudverge_wire.admission import HELLO_WITHIN_S, Authenticate, Introduce
-from cloudverge_wire.flow import Shares
+from cloudverge_wire.flow import Callers, Shares
 from cloudverge_wire.listen import open_listener, tune_stream
 from cloudverge_wire.peer import Answer, Peer
 
@@ -59,11 +59,13 @@ async def serve_frames(
     ssl: tls.SSLContext | None = None,
     insecure: bool = False,
     shares: Shares | None = None,
+    callers: Callers | None = None,
     frame_bytes: int = MAX_FRAME_BYTES,
 ) -> FrameServer:
     """Listen on ``host``:``port`` (0: any) and serve until ``close``.
 
-    ``shares``: what a caller may have under way; ``frame_bytes``: the longest request, header and body.
+    ``shares``: what a caller may have under way; ``callers``: how many connections; ``frame_bytes``: the longest
+    request, header and body.
 
     ``authenticate`` returns the caller's identity or raises; an attribute ``exp`` (Unix seconds) of it ends its
     authority. ``handle(peer, kind, message, body)`` is a plain function, called in arrival order. It returns
@@ -75,7 +77,7 @@ async def serve_frames(
     server = FrameServer(host, listener.getsockname()[1])
     loop = asyncio.get_running_loop()
     server._server = await loop.create_server(
-        lambda: _Accepted(authenticate, hello_reply, handle, server.peers, shares, frame_bytes),
+        lambda: _Accepted(authenticate, hello_reply, handle, server.peers, shares, callers, frame_bytes),
         sock=listener,
         ssl=ssl,
         ssl_handshake_timeout=HELLO_WITHIN_S if ssl is not None else None,

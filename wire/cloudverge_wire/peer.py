@@ -8,7 +8,7 @@ caller without a valid token are the same frame with the same message.
 Bounds: at most ``IN_FLIGHT`` requests and ``IN_FLIGHT_BYTES`` of their bodies and expected replies are under
 way; beyond that, or while the caller does not take its replies, nothing more is read from it. So a connection
 costs at most IN_FLIGHT_BYTES + WRITE_HIGH_BYTES + one frame. With ``shares`` that limit is one for all connections
-of a caller. A caller that takes nothing for ``STALL_S`` is cut.
+of a caller; with ``callers`` he may have so many of them. A caller that takes nothing for ``STALL_S`` is cut.
 
 Requests are handed on in arrival order by a plain call; what comes back may be the answer itself (no task), or
 an awaitable (run as a task). Tasks of a lost connection run to their end: half a request is worse than one
@@ -17,7 +17,7 @@ that nobody hears of. A new HELLO may change ``identity`` while requests are und
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -36,7 +36,7 @@ from cloudverge_wire.admission import (
     is_small_hello,
     unauthorized,
 )
-from cloudverge_wire.flow import WRITE_HIGH_BYTES, InFlight, Shares, cost_of, write_frame
+from cloudverge_wire.flow import WRITE_HIGH_BYTES, Callers, InFlight, Shares, cost_of, write_frame
 from cloudverge_wire.misconduct import misconduct
 
 Answer = tuple[Message, Sequence[Buffer]]
@@ -62,10 +62,12 @@ class Peer(asyncio.BufferedProtocol):
         handle: "Handle",
         peers: "set[Peer]",
         shares: Shares | None = None,
+        callers: Callers | None = None,
         frame_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
         self._authenticate, self._introduce, self._handle = authenticate, introduce, handle
-        self._peers, self._shares = peers, shares
+        self._peers, self._shares, self._callers = peers, shares, callers
+        self._caller: Hashable | None = None  # as whose connection this one counts
         self.identity: object | None = None
         self.hello: Hello | None = None
         self.address = "?"
@@ -151,6 +153,8 @@ class Peer(asyncio.BufferedProtocol):
         if self._greeting is not None:
             self._greeting.cancel()
         self._in_flight.forget(self._advance)
+        if self._callers is not None:
+            self._callers.leave(self._caller)
         self._transport = None
         self._writing = True
         self._gone.set()
@@ -313,6 +317,8 @@ class Peer(asyncio.BufferedProtocol):
     async def _admit(self, request_id: int, hello: Hello) -> None:
         try:
             identity, reply = await admit(hello, self._authenticate, self._introduce)
+            if self._callers is not None:
+                self._caller = self._callers.enter(identity, self._caller)
         except CloudVergeError as error:
             self._refuse_with(FrameType.HELLO, request_id, error)
         else:
