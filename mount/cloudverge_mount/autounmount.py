@@ -27,7 +27,7 @@ class Tie:
 
     def __init__(self, mountpoint: Path, device: str) -> None:
         self._watcher = subprocess.Popen(
-            [sys.executable, "-I", "-m", __name__, str(mountpoint), device],
+            [sys.executable, "-P", "-m", __name__, str(mountpoint), device],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
