@@ -3,7 +3,9 @@
 Every byte comes out of a ``Run``, and a run is made only from bytes that passed their checksum here (from the
 wire in ``Sources``, from the disk cache in ``DiskCache``). A block being fetched is never fetched twice at once:
 who needs it waits for the fetch under way, and asks itself if that one fails. Fetches ahead of need are
-bounded in bytes and fail silently; the read that needs their bytes finds out for itself.
+bounded in bytes and fail silently; the read that needs their bytes finds out for itself. A miss fetches more than is
+needed; if that is damaged, what is needed is fetched alone, and so from then on in this chunk: bytes that are good are
+given, whatever lies beside them.
 """
 
 import structlog
@@ -24,6 +26,7 @@ log = structlog.get_logger(__name__)
 FETCH_BYTES = 2 * 1024 * 1024  # of one request ahead of need
 AHEAD_BYTES = 24 * 1024 * 1024  # under way together
 PART_BYTES = 16 * 1024  # random reads of up to this size are read from the disk cache as they are
+DOUBTED_MAX = 1000  # chunks
 MOVED_TRIES = 5
 MOVED_PAUSE_S = 0.3
 
@@ -53,6 +56,7 @@ class Reader:
         self._patterns = Readahead()
         self._trails = Trails()
         self._fetches: dict[int, _Fetch] = {}  # by block
+        self._doubted: set[ChunkId] = set()  # with damage on all replicas
         self._ahead_bytes = 0
         self._nursery: trio.Nursery | None = None
 
@@ -125,12 +129,19 @@ class Reader:
         while True:
             under_way = self._fetches.get(key_of(chunk, at))
             if under_way is None:
-                start, end = _miss_range(extent, at, stop, pattern)
+                is_doubted = chunk in self._doubted
+                start, end = _miss_range(extent, at, stop, "needed" if is_doubted else pattern)
                 while start + BLOCK_BYTES <= at and self._is_near(chunk, start):
                     start += BLOCK_BYTES
                 fetch = _Fetch(chunk, start, self._free_end(chunk, start, end), 0)
                 fetch.need = min(stop, fetch.end)
-                return await self._fetch(fetch, "read", is_stream=pattern == "stream")
+                try:
+                    return await self._fetch(fetch, "read", is_stream=pattern == "stream")
+                except ChunkFault as fault:
+                    if fault.code != Code.DAMAGED or is_doubted:
+                        raise
+                self._doubt(chunk)
+                continue
             await under_way.done.wait()
             run = under_way.run
             if run is not None and run.start <= at < run.end:
@@ -138,6 +149,11 @@ class Reader:
             cached = self._cache.get(chunk, at)
             if cached is not None:
                 return cached
+
+    def _doubt(self, chunk: ChunkId) -> None:
+        if len(self._doubted) >= DOUBTED_MAX:
+            self._doubted.clear()
+        self._doubted.add(chunk)
 
     def _free_end(self, chunk: ChunkId, start: int, end: int) -> int:
         """Where blocks that are cached or under way begin; ``end`` if there are none from the second on."""
@@ -205,7 +221,7 @@ class Reader:
 
     def _ahead(self, chunk: ChunkId, start: int, end: int, *, known: bool) -> None:
         """Fetch what of [start, end) is not here yet; ``known``: an extent says that it exists."""
-        while start < end and self._nursery is not None:
+        while start < end and self._nursery is not None and chunk not in self._doubted:
             if self._is_near(chunk, start):
                 start += BLOCK_BYTES
                 continue
@@ -239,6 +255,8 @@ def _miss_range(extent: Extent, at: int, stop: int, pattern: str) -> tuple[int, 
         start = at - at % RANDOM_BYTES
         start = max(start, extent.chunk_offset - extent.chunk_offset % BLOCK_BYTES)
         end = min(start + RANDOM_BYTES, extent_end)
+    elif pattern == "needed":
+        end = start
     else:
         end = min(start + STREAM_MISS_BYTES, extent_end)
     end = max(end, min(stop, start + FETCH_BYTES))

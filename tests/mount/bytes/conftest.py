@@ -17,7 +17,7 @@ from cloudverge_protocol import codec, receipts
 from cloudverge_protocol import messages as m
 from cloudverge_protocol.checksum import piece_crcs, pieces_match
 from cloudverge_protocol.errors import CloudVergeError, Code, make_error
-from cloudverge_protocol.extents import clip, cut, splice
+from cloudverge_protocol.extents import clip, cut, meeting, splice
 from cloudverge_protocol.frames import FrameReader
 from cloudverge_protocol.ids import BLOCK_BYTES, PROTOCOL_VERSION
 from cloudverge_protocol.messages import FrameType
@@ -113,6 +113,7 @@ class FakeChunkserver(FrameServer):
         self.refuse = None  # a Code for every append
         self.fail_reads = []  # errors for the next reads with range tickets
         self.rotten = set()  # chunks whose reads come with a flipped byte
+        self.bad_bytes = set()  # (chunk, offset) of bytes that come flipped
         self.room = 1 << 40
 
     def handle(self, kind, message, body):
@@ -173,6 +174,9 @@ class FakeChunkserver(FrameServer):
         reply = m.ReadReply(start, tuple(piece_crcs(body, start)))
         if message.chunk in self.rotten:
             body = bytes([body[0] ^ 1]) + body[1:]
+        for chunk, offset in self.bad_bytes:
+            if chunk == message.chunk and start <= offset < start + len(body):
+                body = body[: offset - start] + bytes([body[offset - start] ^ 1]) + body[offset - start + 1 :]
         return reply, body
 
     def read_exactly(self, message):
@@ -311,7 +315,7 @@ class Names:
         self.hurries = 0
 
     async def file_extents(self, ino, offset, length):
-        return clip(self.extents.get(ino, ()), offset, offset + length)
+        return meeting(self.extents.get(ino, ()), offset, offset + length)
 
     def log_spill(self, record):
         self.journal.append(record)

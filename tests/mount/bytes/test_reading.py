@@ -1,12 +1,14 @@
 """Reading: dirty over clean over holes, good bytes or an error, failover, hedging, caches."""
 
 import os
+import random
 
 import pytest
 import trio
 
 from cloudverge_mount.content import Budgets
 from cloudverge_protocol.errors import ChunkFault, Code, Unavailable
+from cloudverge_protocol.ids import BLOCK_BYTES
 from cloudverge_protocol.messages import FrameType
 
 pytestmark = pytest.mark.trio
@@ -72,6 +74,32 @@ async def test_two_rotten_replicas_give_an_error_and_never_wrong_bytes(open_moun
             await mount.names.read(INO)
         assert caught.value.code == Code.DAMAGED
         assert len({seen.server for seen in mount.content.damage}) == 2
+
+
+@pytest.mark.parametrize("step", [4096, 65536, 131072], ids=["pages", "blocks", "more"])
+@pytest.mark.parametrize("order", ["forward", "scattered"])
+async def test_bytes_beside_bad_ones_are_given(open_mount, step, order):
+    async with open_mount() as mount:
+        data = os.urandom(2 << 20)
+        await stored(mount, data)
+        bad = (1 << 20) + 70_000
+        for server in mount.cluster.chunkservers.values():
+            server.bad_bytes = {(chunk, bad) for chunk in server.chunks}
+        starts = list(range(0, len(data), step))
+        if order == "scattered":
+            random.Random(3).shuffle(starts)
+        refused = []
+        for start in starts:
+            mount.content._cache.clear()
+            try:
+                assert await mount.names.read(INO, start, step) == data[start : start + step]
+            except ChunkFault as fault:
+                refused.append((start, fault.code))
+        block = bad - bad % BLOCK_BYTES
+        assert {code for _, code in refused} == {Code.DAMAGED}
+        assert sorted(start for start, _ in refused) == [
+            s for s in sorted(starts) if s < block + BLOCK_BYTES and s + step > block
+        ]
 
 
 async def test_a_replica_without_the_chunk_is_passed_over_and_shown(open_mount):
