@@ -248,16 +248,19 @@ class Reader:
 
 
 def _miss_range(extent: Extent, at: int, stop: int, pattern: str) -> tuple[int, int]:
-    """What of the chunk to fetch for a miss at ``at``: whole blocks, up to ``stop`` and usually more."""
+    """What of the chunk to fetch for a miss at ``at``: whole blocks up to ``stop``, and more if that pays.
+
+    For the start of a file it does not: the trail brings its neighbours, and of a large one nobody may want the rest.
+    """
     start = at - at % BLOCK_BYTES
     extent_end = extent.chunk_offset + extent.length
     if pattern == "random":
         start = at - at % RANDOM_BYTES
         start = max(start, extent.chunk_offset - extent.chunk_offset % BLOCK_BYTES)
         end = min(start + RANDOM_BYTES, extent_end)
-    elif pattern == "needed":
-        end = start
-    else:
+    elif pattern == "stream":
         end = min(start + STREAM_MISS_BYTES, extent_end)
+    else:
+        end = start
     end = max(end, min(stop, start + FETCH_BYTES))
     return start, min(CHUNK_BYTES, end + -end % BLOCK_BYTES)

@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from cloudverge_mount.content import Budgets
+from cloudverge_mount.readahead import FIRST_TRAIL
 from cloudverge_protocol.errors import ChunkFault, Code, Unavailable
 from cloudverge_protocol.ids import BLOCK_BYTES
 from cloudverge_protocol.messages import FrameType
@@ -227,6 +228,17 @@ async def test_a_random_read_fetches_little(open_mount):
         for at in (9 << 20, 3 << 20, 13 << 20, 6 << 20):
             assert await mount.names.read(INO, at + 5, 4096) == data[at + 5 : at + 5 + 4096]
         assert all(message.length <= 128 << 10 for message in reads(mount))
+
+
+async def test_a_look_at_the_start_of_a_large_file_does_not_fetch_much_of_it(open_mount):
+    async with open_mount() as mount:
+        data = os.urandom(8 << 20)
+        for at in range(0, len(data), 1 << 20):
+            await mount.names.write(INO, at, data[at : at + (1 << 20)])
+        await mount.content.flush(INO)
+        assert await mount.names.read(INO, 0, 4096) == data[:4096]
+        await trio.sleep(0.05)
+        assert sum(message.length for message in reads(mount)) <= FIRST_TRAIL + BLOCK_BYTES
 
 
 async def test_small_files_packed_together_come_together(open_mount):
