@@ -206,12 +206,17 @@ async def test_a_flipped_byte_in_the_disk_cache_is_not_served(open_mount, tmp_pa
         assert await mount.names.read(INO) == data
 
 
+async def stored_large(mount, size_mib):
+    data = os.urandom(size_mib << 20)
+    for at in range(0, len(data), 1 << 20):
+        await mount.names.write(INO, at, data[at : at + (1 << 20)])
+    await mount.content.flush(INO)
+    return data
+
+
 async def test_a_stream_is_read_ahead_and_never_twice(open_mount):
     async with open_mount() as mount:
-        data = os.urandom(24 << 20)
-        for at in range(0, len(data), 1 << 20):
-            await mount.names.write(INO, at, data[at : at + (1 << 20)])
-        await mount.content.flush(INO)
+        data = await stored_large(mount, 24)
         for at in range(0, len(data), 128 << 10):
             assert await mount.names.read(INO, at, 128 << 10) == data[at : at + (128 << 10)]
         asked = sum(message.length for message in reads(mount))
@@ -221,10 +226,7 @@ async def test_a_stream_is_read_ahead_and_never_twice(open_mount):
 
 async def test_a_random_read_fetches_little(open_mount):
     async with open_mount() as mount:
-        data = os.urandom(16 << 20)
-        for at in range(0, len(data), 1 << 20):
-            await mount.names.write(INO, at, data[at : at + (1 << 20)])
-        await mount.content.flush(INO)
+        data = await stored_large(mount, 16)
         for at in (9 << 20, 3 << 20, 13 << 20, 6 << 20):
             assert await mount.names.read(INO, at + 5, 4096) == data[at + 5 : at + 5 + 4096]
         assert all(message.length <= 128 << 10 for message in reads(mount))
@@ -232,10 +234,7 @@ async def test_a_random_read_fetches_little(open_mount):
 
 async def test_a_look_at_the_start_of_a_large_file_does_not_fetch_much_of_it(open_mount):
     async with open_mount() as mount:
-        data = os.urandom(8 << 20)
-        for at in range(0, len(data), 1 << 20):
-            await mount.names.write(INO, at, data[at : at + (1 << 20)])
-        await mount.content.flush(INO)
+        data = await stored_large(mount, 8)
         assert await mount.names.read(INO, 0, 4096) == data[:4096]
         await trio.sleep(0.05)
         assert sum(message.length for message in reads(mount)) <= FIRST_TRAIL + BLOCK_BYTES
